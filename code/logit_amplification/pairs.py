@@ -1,0 +1,239 @@
+"""Prompt pairs: read them from a file, check them, render them with the model's chat template.
+
+A pair is one chat to amplify (A) and one to hold against it (B). Reading never guesses: a file with
+a fault is refused with one line that names the file and the place.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .settings import BadInput
+
+Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": "..."}
+
+COLUMNS = ("id", "category", "a_user", "b_user", "a_system", "b_system")
+FIELDS = (*COLUMNS, "a", "b")
+NULL_CATEGORY = "null"
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """One contrast: chat `a` is amplified, chat `b` is what it is held against."""
+
+    id: str
+    category: str
+    a: tuple[Message, ...]
+    b: tuple[Message, ...]
+
+    @property
+    def is_null(self) -> bool:
+        """Whether A and B are the same chat, so that alpha can change nothing."""
+        return self.a == self.b
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with either chat."""
+        chats = json.dumps([self.a, self.b], ensure_ascii=True, sort_keys=True)
+        return hashlib.sha256(chats.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """The token ids of both chats, each ending where the assistant's answer begins."""
+
+    pair: PromptPair
+    ids_a: tuple[int, ...]
+    ids_b: tuple[int, ...]
+
+
+# --------------------------------------------------------------------------------------- reading
+
+
+def read_pairs(path: Path) -> list[PromptPair]:
+    """Read the pairs of a .csv, .json or .jsonl file; a null pair is added when it has none.
+
+    The null pair (category `null`) holds the first pair's A against itself: a control that alpha
+    must not move. Raises BadInput naming the file and the row.
+    """
+    path = Path(path)
+    pairs: list[PromptPair] = []
+    seen: set[str] = set()
+    for place, row in _rows(path):
+        pair = _make_pair(row, f"{path.name}, {place}")
+        if pair.id in seen:
+            raise BadInput(
+                f"{path.name}, {place}: the id {pair.id!r} is used twice; ids are unique"
+            )
+        seen.add(pair.id)
+        pairs.append(pair)
+    if not pairs:
+        raise BadInput(f"{path.name}: no prompt pairs in it; at least one is needed")
+    if not any(pair.is_null for pair in pairs):
+        if "null-control" in seen:
+            raise BadInput(f"{path.name}: the id 'null-control' is kept for the pair with A = B")
+        pairs.append(PromptPair("null-control", NULL_CATEGORY, pairs[0].a, pairs[0].a))
+    return pairs
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (place, row) of a prompt file, where place is worded for an error message."""
+    readers = {".csv": _csv_rows, ".json": _json_rows, ".jsonl": _jsonl_rows}
+    if path.suffix.lower() not in readers:
+        raise BadInput(f"PROMPTS = {str(path)!r}; allowed: a .csv, .json or .jsonl file")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path.name}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise BadInput(f"PROMPTS = {str(path)!r}: {error.strerror or error}") from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise BadInput(f"{path.name}, line {line}: a NUL byte; a text file has none")
+    yield from readers[path.suffix.lower()](path, text)
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in reader:
+            place = f"line {reader.line_num}"
+            if None in row:
+                raise BadInput(f"{path.name}, {place}: more cells than the header has columns")
+            yield place, {name: value for name, value in row.items() if value}
+    except csv.Error as error:
+        raise BadInput(f"{path.name}, line {reader.line_num}: {error}") from None
+
+
+def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    try:
+        rows = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise BadInput(f"{path.name}: not JSON: {error}") from None
+    if not isinstance(rows, list):
+        raise BadInput(f"{path.name}: a list of pairs is expected, not {type(rows).__name__}")
+    yield from ((f"item {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield f"line {number}", json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise BadInput(f"{path.name}, line {number}: not JSON: {error}") from None
+
+
+# -------------------------------------------------------------------------------------- checking
+
+
+def _make_pair(row: Any, place: str) -> PromptPair:
+    """Build one pair out of a row of columns, or out of ready message lists under `a` and `b`."""
+    if not isinstance(row, dict):
+        raise BadInput(f"{place}: a pair is an object with {', '.join(FIELDS)}, not {row!r:.40}")
+    if unknown := [str(name) for name in row if name not in FIELDS]:
+        raise BadInput(f"{place}: unknown column {unknown[0]!r:.60}; allowed: {', '.join(FIELDS)}")
+    for name in COLUMNS:
+        if not isinstance(row.get(name, ""), str | None):
+            raise BadInput(f"{place}: {name} must be text, not {row[name]!r:.40}")
+    name = (row.get("id") or "").strip()
+    category = (row.get("category") or "").strip()
+    if not name or not category:
+        raise BadInput(f"{place}: {'category' if name else 'id'} is empty; every pair needs one")
+    if "a" in row or "b" in row:
+        if extra := [column for column in COLUMNS[2:] if row.get(column)]:
+            raise BadInput(f"{place}: give either message lists a and b or {extra[0]}, not both")
+        a = _checked_chat(row.get("a"), f"{place}, a")
+        return PromptPair(
+            name, category, a, _checked_chat(row["b"], f"{place}, b") if "b" in row else a
+        )
+    if not row.get("a_user"):
+        raise BadInput(f"{place}: a_user is empty; the pair {name!r:.60} needs a user text")
+    a = _chat(row.get("a_system"), row["a_user"])
+    b = _chat(row.get("b_system"), row.get("b_user") or row["a_user"])
+    return PromptPair(name, category, a, b)
+
+
+def _chat(system: str | None, user: str) -> tuple[Message, ...]:
+    messages = [{"role": "system", "content": system}] if system else []
+    return (*messages, {"role": "user", "content": user})
+
+
+def _checked_chat(messages: Any, place: str) -> tuple[Message, ...]:
+    """Hold a chat to: at most one system text, first; then user and assistant in turn."""
+    if not isinstance(messages, list) or not messages:
+        raise BadInput(f"{place}: a list of messages is expected, not {messages!r:.40}")
+    for message in messages:
+        if not isinstance(message, dict) or set(message) != {"role", "content"}:
+            raise BadInput(f"{place}: a message has role and content, not {message!r:.60}")
+        if not isinstance(message["content"], str) or not message["content"]:
+            raise BadInput(f"{place}: a message's content must be text that is not empty")
+    roles = [message["role"] for message in messages]
+    turns = roles[1:] if roles[0] == "system" else roles
+    if len(turns) % 2 == 0 or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
+        raise BadInput(
+            f"{place}: roles are {roles!r:.80}; allowed: system at most once and first, "
+            "then user and assistant in turn, ending with user"
+        )
+    return tuple(dict(message) for message in messages)
+
+
+# -------------------------------------------------------------------------- rendering, tokenising
+
+
+def accepts_system_role(tokenizer: Any) -> bool:
+    """Whether the chat template renders a system message (some refuse it, some drop it)."""
+    probe = [{"role": "system", "content": "PROBE-7391"}, {"role": "user", "content": "x"}]
+    try:
+        return "PROBE-7391" in tokenizer.apply_chat_template(probe, tokenize=False)
+    except Exception:  # templates refuse with jinja2's TemplateError or whatever they raise
+        return False
+
+
+def fold_system(chat: Sequence[Message]) -> list[Message]:
+    """Put the system text in front of the first user text, as mistral-common does."""
+    if chat[0]["role"] != "system":
+        return list(chat)
+    system, first, *rest = chat
+    return [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *rest]
+
+
+def encode_pairs(
+    pairs: Sequence[PromptPair], tokenizer: Any, *, max_new_tokens: int, max_positions: int
+) -> list[EncodedPair]:
+    """Render and tokenise both chats of every pair.
+
+    Raises BadInput when a prompt and its answer do not fit into `max_positions`, or when the
+    template puts two begin-of-sequence tokens in front.
+    """
+    keep_role = accepts_system_role(tokenizer)
+
+    def encode(pair: PromptPair, chat: Sequence[Message], side: str) -> tuple[int, ...]:
+        chat = list(chat) if keep_role else fold_system(chat)
+        try:
+            text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        except Exception as error:
+            raise BadInput(
+                f"pair {pair.id!r}, {side}: the chat template refuses it: {error}"
+            ) from None
+        # The template has written its own special tokens: adding more would double the BOS.
+        ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        if len(ids) + max_new_tokens > max_positions:
+            raise BadInput(
+                f"pair {pair.id!r}, {side}: {len(ids)} prompt tokens and max_new_tokens = "
+                f"{max_new_tokens} exceed the model's context of {max_positions} tokens"
+            )
+        if ids[:2] == (tokenizer.bos_token_id,) * 2:
+            raise BadInput(f"pair {pair.id!r}, {side}: two begin-of-sequence tokens in front")
+        return ids
+
+    return [
+        EncodedPair(pair, encode(pair, pair.a, "a"), encode(pair, pair.b, "b")) for pair in pairs
+    ]

@@ -1,0 +1,94 @@
+"""From logits to a token: temperature, top-k, nucleus, and the draw by a given uniform number.
+
+Randomness is an argument. The same (seed, pair, sample, step) gives the same uniform number for
+every alpha and arm (common random numbers), in every process and whatever else is in the batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import numpy
+import torch
+from torch import Tensor
+
+Sampler = Callable[[Tensor, Tensor], Tensor]
+"""(logits (rows, vocab), uniforms (rows,) in [0, 1)) -> token ids (rows,)"""
+
+FIRST_WIDTH = 256  # the nucleus is looked for among so many of the likeliest tokens first
+
+
+def uniforms(seed: int, pair_id: str, sample: int, count: int) -> Tensor:
+    """Return `count` float64 numbers in [0, 1): one per step of this pair's sample.
+
+    Philox (Salmon et al. 2011) is keyed with SHA-256 of the arguments, for Python's own hash() is
+    salted per process. A longer list begins with the shorter one.
+    """
+    digest = hashlib.sha256(f"{seed}\n{pair_id}\n{sample}".encode()).digest()
+    generator = numpy.random.Generator(numpy.random.Philox(key=int.from_bytes(digest[:16], "big")))
+    return torch.from_numpy(generator.random(count))
+
+
+def make_sampler(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Sampler:
+    """Return the function that draws one token per row; temperature 0 is argmax."""
+    if temperature == 0:
+        return lambda logits, uniforms: logits.argmax(-1)
+
+    def sample(logits: Tensor, uniforms: Tensor) -> Tensor:
+        ids, probabilities = nucleus(keep_top_k(logits / temperature, top_k), top_p)
+        return ids.gather(-1, draw(probabilities, uniforms).to(ids.device)[:, None])[:, 0]
+
+    return sample
+
+
+def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
+    """Set all but the `top_k` largest logits to -inf; ties with the last one stay. 0 is off."""
+    if top_k == 0 or top_k >= logits.shape[-1]:
+        return logits
+    smallest = logits.topk(top_k).values[..., -1:]
+    return logits.masked_fill(logits < smallest, -torch.inf)
+
+
+def nucleus(logits: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """Return the smallest set of likeliest tokens whose mass reaches `top_p`.
+
+    Holtzman et al. 2020 (arXiv:1904.09751). The token that crosses `top_p` belongs to it; among
+    equally likely tokens the smaller id comes first. logits (rows, vocab) -> ids (rows, width) in
+    ascending order, and their probabilities (rows, width): zero outside, not renormalised.
+    """
+    probabilities = torch.softmax(logits, -1)
+    vocab = logits.shape[-1]
+    if top_p >= 1:
+        return torch.arange(vocab, device=logits.device).expand_as(logits), probabilities
+    width = min(FIRST_WIDTH, vocab)
+    while True:
+        # Ordered by probability, ties by id: sort by id first, then stably by probability.
+        ids = probabilities.topk(width).indices.sort(-1).values
+        top, order = probabilities.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
+        ids = ids.gather(-1, order)
+        ahead = _wide(top).cumsum(-1) - _wide(top)  # the mass in front of each token
+        kept = (ahead < top_p).to(top.device)
+        crossing = torch.where(kept, top, torch.inf).amin(-1)
+        # All that is left out is less likely than the crossing token, so the set is exact.
+        if width == vocab or bool((top[:, -1] < crossing).all()):
+            break
+        width = min(8 * width, vocab)
+    ids, order = ids.sort(-1)
+    return ids, torch.where(kept, top, 0.0).gather(-1, order)
+
+
+def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """Return the index that each uniform number falls on: the inverse CDF, in float64.
+
+    probabilities (rows, width), not negative, of any positive sum; uniforms (rows,) in [0, 1)
+    -> (rows,) int64. An index of probability zero is never drawn.
+    """
+    cdf = _wide(probabilities).cumsum(-1)
+    target = uniforms.to(cdf.device, torch.float64)[:, None] * cdf[:, -1:]
+    return torch.searchsorted(cdf, target, right=True)[:, 0]
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In float64; Apple's GPU has none, there the CPU does it."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()

@@ -1,0 +1,256 @@
+"""Every knob of the workbench: its name, default and allowed values, and where a value comes from.
+
+A value is taken from the first of: an argument (a flag, or the notebook's parameters cell), the
+environment, the file `.env`, the default. One name serves everywhere: `max_new_tokens` here is
+`MAX_NEW_TOKENS` in `.env` and `--max-new-tokens` on the command line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from dotenv import dotenv_values
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    NoDecode,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = "demo"
+ARM_NAMES = ("full", "plausible", "api_floor", "api_sentinel")
+# The project's .env first, then the one of the current folder: the later wins.
+ENV_FILES = (ROOT / ".env", Path(".env"))
+
+
+class BadInput(ValueError):
+    """What a user gave cannot be used. The message is one line: where, what, what is allowed."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython shows this instead of a traceback: the fault is in the input, not in the code."""
+        return [f"error: {self}"]
+
+
+def _knob(default: Any, meaning: str, allowed: str, **limits: Any) -> Any:
+    return Field(
+        default,
+        description=f"{meaning}: {allowed}",
+        json_schema_extra={"allowed": allowed},
+        **limits,
+    )
+
+
+class _DotEnv(DotEnvSettingsSource):
+    """The file .env without the variables that belong to Hugging Face's own libraries."""
+
+    def __call__(self) -> dict[str, Any]:
+        return {name: v for name, v in super().__call__().items() if not name.startswith("hf_")}
+
+
+class Settings(BaseSettings):
+    """The settings of one sweep. Frozen; made by `load_settings`, which words the errors."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        env_ignore_empty=True,
+        protected_namespaces=(),
+        cli_kebab_case=True,
+        cli_exit_on_error=False,
+        cli_hide_none_type=True,
+    )
+
+    model: str = _knob(
+        "mistralai/Mistral-7B-Instruct-v0.2",
+        "the model",
+        "`demo` (SmolLM2-135M), a Hugging Face id, or a folder with safetensors weights",
+        min_length=1,
+    )
+    revision: str = _knob("main", "revision of a Hugging Face model", "a branch, tag or commit")
+    quantization: Literal["none", "8bit", "4bit"] = _knob(
+        "8bit",
+        "precision of the weights",
+        "none, 8bit (LLM.int8) or 4bit (NF4); `full` means none; the demo model's default is none",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _knob(
+        "auto", "number format of weights and activations", "auto, float32, bfloat16 or float16"
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = _knob(
+        "auto", "where the model runs", "auto, cpu, cuda or mps"
+    )
+    prompts: Path = _knob(
+        ROOT / "data" / "prompt_pairs.csv", "file of prompt pairs", "a .csv, .json or .jsonl file"
+    )
+    alphas: Annotated[tuple[float, ...], NoDecode] = _knob(
+        (0.1, 0.3, 0.5, 1.0, 1.5, 2.0),
+        "strengths to sweep, 0 is always added",
+        "numbers from -100 to 100 separated by commas, as in 0,0.5,1",
+    )
+    samples: int = _knob(
+        1, "draws per pair and alpha", "a whole number from 1 to 10000", ge=1, le=10_000
+    )
+    max_new_tokens: int = _knob(
+        100, "longest answer in tokens", "a whole number from 1 to 100000", ge=1, le=100_000
+    )
+    temperature: float = _knob(
+        0.7, "sampling temperature, 0 is greedy", "0, or a number from 0.01 to 100", ge=0, le=100
+    )
+    top_p: float = _knob(
+        0.9, "nucleus sampling, 1 is off", "a number above 0 and at most 1", gt=0, le=1
+    )
+    top_k: int = _knob(
+        0, "keep the k likeliest tokens, 0 is off", "a whole number from 0", ge=0, le=10_000_000
+    )
+    seed: int = _knob(0, "seed of every draw", "a whole number from 0 to 2^63 - 1", ge=0, lt=2**63)
+    arms: Annotated[tuple[str, ...], NoDecode] = _knob(
+        ("full",),
+        "variants of the rule",
+        f"names out of {', '.join(ARM_NAMES)}, separated by commas",
+    )
+    slots: int | Literal["auto"] = _knob(
+        "auto", "generations decoded side by side", "auto or a whole number from 1 to 4096"
+    )
+    data_dir: Path = _knob(ROOT / "data", "folder of the journal, JSON, CSV and TXT", "a folder")
+    visualizations_dir: Path = _knob(ROOT / "visualizations", "folder of the figures", "a folder")
+
+    @field_validator("quantization", mode="before")
+    @classmethod
+    def _full_means_none(cls, value: Any) -> Any:
+        return "none" if value == "full" else value
+
+    @field_validator("alphas", "arms", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",")]
+        elif isinstance(value, int | float):
+            value = [value]
+        if not value:
+            raise ValueError(f"no {info.field_name} given")
+        return value
+
+    @field_validator("alphas")
+    @classmethod
+    def _alphas_in_range_and_with_zero(cls, alphas: tuple[float, ...]) -> tuple[float, ...]:
+        if any(abs(alpha) > 100 for alpha in alphas):
+            raise ValueError("out of range")
+        return tuple(sorted({0.0, *alphas}))
+
+    @field_validator("arms")
+    @classmethod
+    def _known_arms(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [arm for arm in arms if arm not in ARM_NAMES]:
+            raise ValueError(f"unknown: {unknown}")
+        return tuple(dict.fromkeys(arms))
+
+    @field_validator("temperature")
+    @classmethod
+    def _temperature_does_not_overflow(cls, temperature: float) -> float:
+        if 0 < temperature < 0.01:
+            raise ValueError("too small to divide logits by")
+        return temperature
+
+    @field_validator("slots")
+    @classmethod
+    def _slots_in_range(cls, slots: int | str) -> int | str:
+        if slots != "auto" and not 1 <= slots <= 4096:
+            raise ValueError("out of range")
+        return slots
+
+    @model_validator(mode="before")
+    @classmethod
+    def _demo_is_small_enough_for_full_precision(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("model") == DEMO:
+            values.setdefault("quantization", "none")
+        return values
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings
+    ):
+        """Read .env through `_DotEnv`; everything else as pydantic-settings does."""
+        return init_settings, env_settings, _DotEnv(settings_cls, env_file=ENV_FILES)
+
+
+SettingsType = TypeVar("SettingsType", bound=Settings)
+
+
+def load_settings(
+    kind: type[SettingsType] = Settings, *, flags: Sequence[str] | None = None, **values: Any
+) -> SettingsType:
+    """Return settings out of `flags` (a command line) or `values`, the environment and .env.
+
+    Raises BadInput: one line with the setting, what was given, where, and what is allowed.
+    """
+    values = {name: value for name, value in values.items() if value is not None}
+    _hand_hugging_face_its_variables()
+    try:
+        return kind(_cli_parse_args=None if flags is None else list(flags), **values)
+    except ValidationError as error:
+        raise BadInput(_worded(kind, error.errors()[0], flags or (), values)) from None
+    except SettingsError as error:
+        raise BadInput(_worded_parser_error(kind, str(error))) from None
+    except UnicodeDecodeError:
+        raise BadInput(".env is not a UTF-8 text file") from None
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as a reader wants it: from the current folder on, when it lies below."""
+    path = Path(path).resolve()
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _hand_hugging_face_its_variables() -> None:
+    """HF_TOKEN, HF_HOME, ... in .env are for huggingface_hub, which reads the environment."""
+    for path in reversed(ENV_FILES):
+        try:
+            variables = dotenv_values(path)
+        except UnicodeDecodeError:
+            raise BadInput(f"{path.name} is not a UTF-8 text file") from None
+        for name, value in variables.items():
+            if name.upper().startswith("HF_") and value:
+                os.environ.setdefault(name, value)
+
+
+def _worded(kind: type[Settings], error: Any, flags: Sequence[str], values: dict) -> str:
+    name = str(error["loc"][0]) if error["loc"] else "settings"
+    known = kind.model_fields
+    if name not in known:
+        where = "an argument" if name in values else ".env"
+        allowed = ", ".join(field.upper() for field in known)
+        return f"unknown setting {name.upper()} in {where}; allowed: {allowed}"
+    flag = "--" + name.replace("_", "-")
+    if name in values:
+        given, where = values[name], "argument"
+    elif any(part.split("=")[0] == flag for part in flags):
+        given, where = error["input"], f"flag {flag}"
+    elif name.upper() in os.environ:
+        given, where = os.environ[name.upper()], "environment"
+    else:
+        given, where = error["input"], ".env"
+    return (
+        f"{name.upper()} = {given!r} ({where}); allowed: {known[name].json_schema_extra['allowed']}"
+    )
+
+
+def _worded_parser_error(kind: type[Settings], message: str) -> str:
+    message = message.removeprefix("error parsing CLI: ")
+    if "unrecognized arguments" in message:
+        flags = " ".join("--" + name.replace("_", "-") for name in kind.model_fields)
+        return f"{message}; allowed: {flags}"
+    for name, field in kind.model_fields.items():
+        if f"--{name.replace('_', '-')}:" in message:
+            return f"{message}; allowed: {field.json_schema_extra['allowed']}"
+    return message

@@ -1,0 +1,67 @@
+"""The sweep without a notebook.
+
+    python code/logit_diff_mistral.py --model demo
+    python code/logit_diff_mistral.py --alphas 0,0.5,1,2 --samples 3
+    python code/logit_diff_mistral.py --rerun 1.5
+
+Settings come from the flags, the environment and .env (see .env.example). The same command again
+makes only what is missing. Exit code 0: done; 2: bad input; 130: interrupted, finished work kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
+
+from logit_amplification.settings import BadInput, Settings, load_settings, shown_path
+
+
+class Command(Settings):
+    """Amplify logit differences over prompt pairs: a + alpha * (a - b), at every token."""
+
+    rerun: Annotated[tuple[float, ...], NoDecode] = Field(
+        (),
+        description="alphas to make again: numbers of --alphas separated by commas",
+        json_schema_extra={"allowed": "alphas of this sweep, separated by commas, as in 1.5"},
+    )
+
+    @field_validator("rerun", mode="before")
+    @classmethod
+    def _split_rerun(cls, value):
+        return value.split(",") if isinstance(value, str) else value
+
+
+def main(flags: list[str]) -> int:
+    """Run the sweep that `flags` ask for and write its artifacts; return the exit code."""
+    try:
+        command = load_settings(Command, flags=flags)
+        run(command)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted. What is finished is kept; the same command makes the rest.")
+        return 130
+    return 0
+
+
+def run(command: Command) -> None:
+    """Sweep, then write JSON, CSV, TXT and PNG, saying where."""
+    from logit_amplification import pairs  # no torch: a bad prompt file is told at once
+
+    prompt_pairs = pairs.read_pairs(command.prompts)
+
+    from logit_amplification import artifacts, models, sweep
+
+    print(f"Loading {command.model} ...", flush=True)
+    model = models.load_model(command)
+    done = sweep.sweep(model, prompt_pairs, command, rerun=command.rerun)
+    written = artifacts.save_artifacts(done, command)
+    print("Wrote", *map(shown_path, written), sep="\n  ")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,80 @@
+"""Execute a notebook from top to bottom, showing what its cells print as they print it.
+
+    python code/run_notebook.py experiment_logit_amplification.ipynb OUTPUT.ipynb
+
+Exit code 1 when a cell fails; OUTPUT then holds everything up to it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+
+class EchoingClient(NotebookClient):
+    """Hands the text output of the cells to the terminal, progress bars included."""
+
+    def process_message(self, msg, cell, cell_index):
+        """Echo a cell's text, then keep it as nbclient does."""
+        if msg["msg_type"] == "stream":
+            print(msg["content"]["text"], end="", flush=True)
+        return super().process_message(msg, cell, cell_index)
+
+
+def execute(source: Path, output: Path) -> None:
+    """Run `source` in a fresh kernel in its own folder and write the result to `output`."""
+    notebook = nbformat.read(source, as_version=4)
+    folder = str(Path(source).resolve().parent)
+    client = EchoingClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        extra_arguments=["--log-level=ERROR"],  # a kernel on loopback need not warn of TCP
+        resources={"metadata": {"path": folder}},
+        on_cell_execute=lambda cell, cell_index: _announce(notebook, cell_index),
+    )
+    try:
+        client.execute()
+    finally:
+        _tidy(notebook)
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, output)
+
+
+def _announce(notebook: nbformat.NotebookNode, cell_index: int) -> None:
+    """Print the heading that stands in front of the cell about to run."""
+    before = notebook.cells[cell_index - 1] if cell_index else None
+    if before is not None and before.cell_type == "markdown" and before.source.startswith("#"):
+        print(f"\n{before.source.splitlines()[0]}", flush=True)
+
+
+def _tidy(notebook: nbformat.NotebookNode) -> None:
+    """Keep of a progress bar its last state, and no time stamps: a run changes what it must."""
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
+
+
+def main(arguments: list[str]) -> int:
+    """Execute the notebook named first into the file named second; return the exit code."""
+    if len(arguments) != 2:
+        print("usage: python code/run_notebook.py NOTEBOOK OUTPUT", file=sys.stderr)
+        return 2
+    try:
+        execute(Path(arguments[0]), Path(arguments[1]))
+    except CellExecutionError as error:
+        print(f"\na cell failed: {error.ename}: {error.evalue}", file=sys.stderr)
+        return 1
+    print(f"\nThe executed notebook is {arguments[1]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
