@@ -21,7 +21,7 @@ Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content":
 
 COLUMNS = ("id", "category", "a_user", "b_user", "a_system", "b_system")
 FIELDS = (*COLUMNS, "a", "b")
-NULL_CATEGORY = "null"
+NULL_CATEGORY = "control"  # not "null": readers of the CSV take that word for no value
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class EncodedPair:
 def read_pairs(path: Path) -> list[PromptPair]:
     """Read the pairs of a .csv, .json or .jsonl file; a null pair is added when it has none.
 
-    The null pair (category `null`) holds the first pair's A against itself: a control that alpha
+    The null pair (category `control`) holds the first pair's A against itself: a control that alpha
     must not move. Raises BadInput naming the file and the row.
     """
     path = Path(path)
@@ -109,7 +109,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
                 raise BadInput(f"{path.name}, {place}: more cells than the header has columns")
             yield place, {name: value for name, value in row.items() if value}
     except csv.Error as error:
-        raise BadInput(f"{path.name}, line {reader.line_num}: {error}") from None
+        raise BadInput(f"{path.name}, line {reader.reader.line_num}: {error}") from None
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
@@ -195,6 +195,13 @@ def accepts_system_role(tokenizer: Any) -> bool:
         return "PROBE-7391" in tokenizer.apply_chat_template(probe, tokenize=False)
     except Exception:  # templates refuse with jinja2's TemplateError or whatever they raise
         return False
+
+
+def describe_system_role(tokenizer: Any) -> str:
+    """Say for the metadata what becomes of a system message."""
+    if accepts_system_role(tokenizer):
+        return "rendered by the chat template"
+    return "refused by the chat template: folded into the first user message"
 
 
 def fold_system(chat: Sequence[Message]) -> list[Message]:

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -19,7 +19,7 @@ from .amplification import Rule, amplify
 from .engine import Cell, Generation
 from .measures import PER_TOKEN, measure_text
 from .models import LoadedModel
-from .pairs import EncodedPair, PromptPair, accepts_system_role, encode_pairs
+from .pairs import EncodedPair, PromptPair, describe_system_role, encode_pairs
 from .reference import generate_by_loop
 from .sampling import make_sampler
 from .settings import BadInput, Settings
@@ -56,7 +56,7 @@ def sweep(
     *,
     rule: Rule = amplify,
     loop: Loop | None = None,
-    rerun: Iterable[float] = (),
+    rerun: Sequence[float] = (),
 ) -> Sweep:
     """Make the cells that the journal lacks, and return all cells of the plan.
 
@@ -65,9 +65,7 @@ def sweep(
     other; it applies its own rule, so only the arm `full` has a meaning. rerun: alphas made anew.
     """
     started = time.perf_counter()
-    rerun = sorted(set(rerun))
-    if unknown := [alpha for alpha in rerun if alpha not in settings.alphas]:
-        raise BadInput(f"RERUN = {unknown[0]}; allowed: alphas of the sweep, {settings.alphas}")
+    rerun = _checked_rerun(rerun, settings)
     if loop is not None and settings.arms != ("full",):
         raise BadInput(f"ARMS = {','.join(settings.arms)} with a loop of your own; allowed: full")
     encoded = encode_pairs(
@@ -76,38 +74,34 @@ def sweep(
         max_new_tokens=settings.max_new_tokens,
         max_positions=model.max_positions,
     )
+    by_id = {pair.pair.id: pair for pair in encoded}
+    slots = 1 if loop else _choose_slots(model, settings, encoded)
     run = describe_run(model, settings, rule=rule, loop=loop)
     journal = Journal(settings.data_dir, run)
     plan = plan_cells(pairs, settings)
-    by_id = {pair.pair.id: pair for pair in encoded}
     found = journal.read()
-    slots = settings.slots
-    if slots == "auto":
-        longest = max(len(ids) for pair in encoded for ids in (pair.ids_a, pair.ids_b))
-        free = models.free_memory(model.device)
-        slots = engine.choose_slots(model.model, longest + settings.max_new_tokens, free)
-
+    tokens = 0
     with journal.open() as writer:
         if rerun and found:
             writer.append({"rerun": rerun})
             found = {key: record for key, record in found.items() if record["alpha"] not in rerun}
         missing = [cell for cell in plan if _key(cell, by_id) not in found]
-        bar = _progress_bar(len(plan) - len(missing), missing, settings.max_new_tokens)
-        sampler = make_sampler(settings.temperature, settings.top_k, settings.top_p)
-        contexts = {pair.pair.id: (pair.ids_a, pair.ids_b) for pair in encoded}
-        common = {
-            "sampler": sampler,
-            "seed": settings.seed,
-            "max_new_tokens": settings.max_new_tokens,
-            "stop_ids": model.stop_ids,
-            "on_step": bar.update,
-        }
-        if loop is None:
-            made = engine.generate(model.model, missing, contexts, rule=rule, slots=slots, **common)
-        else:
-            made = generate_by_loop(loop, model.model, missing, contexts, **common)
-        tokens = 0
-        with bar:
+        with _progress_bar(len(plan) - len(missing), missing, settings.max_new_tokens) as bar:
+            contexts = {pair.pair.id: (pair.ids_a, pair.ids_b) for pair in encoded}
+            options = {
+                "sampler": make_sampler(settings.temperature, settings.top_k, settings.top_p),
+                "seed": settings.seed,
+                "max_new_tokens": settings.max_new_tokens,
+                "stop_ids": model.stop_ids,
+                "on_step": bar.update,
+            }
+            made = (
+                generate_by_loop(loop, model.model, missing, contexts, **options)
+                if loop
+                else engine.generate(
+                    model.model, missing, contexts, rule=rule, slots=slots, **options
+                )
+            )
             for generation in made:
                 record = make_record(generation, by_id[generation.cell.pair_id], model)
                 writer.append({"generation": record})
@@ -115,15 +109,14 @@ def sweep(
                 tokens += record["n_tokens"]
                 bar.total -= settings.max_new_tokens - record["n_tokens"]
     seconds = time.perf_counter() - started
-    records = [found[_key(cell, by_id)] for cell in plan]
+    # What a pair is called may have changed since: its category is taken from the file of today.
+    records = [found[_key(cell, by_id)] | _labels(by_id[cell.pair_id].pair) for cell in plan]
     metadata = {
         "run_id": journal.id,
         "run": run,
         "settings": _public_settings(settings, model),
-        "slots": slots if loop is None else 1,
-        "system_role": "as the chat template has it"
-        if accepts_system_role(model.tokenizer)
-        else "refused by the chat template: folded into the first user message",
+        "slots": slots,
+        "system_role": describe_system_role(model.tokenizer),
         "hardware": models.describe_hardware(model.device),
         "generations": {"planned": len(plan), "made_in_this_call": len(missing)},
         "throughput": {
@@ -135,6 +128,21 @@ def sweep(
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     return Sweep({"id": journal.id, **run, "pairs": _describe_pairs(pairs)}, records, metadata)
+
+
+def _checked_rerun(rerun: Sequence[float], settings: Settings) -> list[float]:
+    if unknown := [alpha for alpha in rerun if alpha not in settings.alphas]:
+        alphas = ", ".join(f"{alpha:g}" for alpha in settings.alphas)
+        raise BadInput(f"RERUN = {unknown[0]:g}; allowed: alphas of the sweep, {alphas}")
+    return sorted(set(rerun))
+
+
+def _choose_slots(model: LoadedModel, settings: Settings, encoded: Sequence[EncodedPair]) -> int:
+    if settings.slots != "auto":
+        return settings.slots
+    longest = max(len(ids) for pair in encoded for ids in (pair.ids_a, pair.ids_b))
+    free = models.free_memory(model.device)
+    return engine.choose_slots(model.model, longest + settings.max_new_tokens, free)
 
 
 # --------------------------------------------------------------------------------------- records
@@ -153,8 +161,7 @@ def make_record(generation: Generation, pair: EncodedPair, model: LoadedModel) -
     return {
         "pair_id": cell.pair_id,
         "pair_fingerprint": pair.pair.fingerprint,
-        "category": pair.pair.category,
-        "is_null": pair.pair.is_null,
+        **_labels(pair.pair),
         "alpha": cell.alpha,
         "sample": cell.sample,
         "arm": cell.arm,
@@ -165,6 +172,10 @@ def make_record(generation: Generation, pair: EncodedPair, model: LoadedModel) -
         "measures": means | {n: _rounded(v) for n, v in measure_text(text, spoken).items()},
         "per_token": per_token,
     }
+
+
+def _labels(pair: PromptPair) -> Record:
+    return {"category": pair.category, "is_null": pair.is_null}
 
 
 def _rounded(value: float | int | None) -> float | int | None:

@@ -1,0 +1,73 @@
+"""The texts say what the numbers say, and no more."""
+
+import re
+
+import pytest
+
+from logit_amplification import report
+from records import make_sweep
+
+
+def text_of(values, **options):
+    run, records = make_sweep(values, **options)
+    return "\n".join(report.recommendations(run, records)), run, records
+
+
+def test_a_steady_likelihood_is_recommended_up_to_the_largest_alpha():
+    text, *_ = text_of({"a": [1, 1.1], "b": [1, 1.0], "c": [1, 0.9], "null": [1, 1]})
+    assert "Up to alpha 1, the NLL under A rises by less than 0.5" in text
+    assert "no longer" not in text
+
+
+def test_a_falling_likelihood_ends_the_recommendation():
+    rows = {
+        name: [1, 1 + jitter, 4 + jitter]
+        for name, jitter in zip("abc", (0, 0.1, -0.1), strict=True)
+    }
+    text, *_ = text_of(rows, alphas=(0.0, 0.5, 1.0))
+    assert "Up to alpha 0.5" in text and "At alpha 1 it no longer can be shown: 3 [" in text
+
+
+def test_a_null_pair_that_moves_is_a_warning():
+    _, run, records = text_of({"a": [1, 1], "b": [1, 1], "null": [1, 1]})
+    assert "as it must" in report.recommendations(run, records)[3]
+    next(r for r in records if r["is_null"] and r["alpha"] == 1)["token_ids"] = [1, 2, 3]
+    assert "WARNING" in report.recommendations(run, records)[3]
+
+
+def test_an_interval_that_contains_zero_is_said_to():
+    text, *_ = text_of({"a": [1, 2], "b": [1, 0], "c": [1, 1]}, measure="entropy")
+    line = next(line for line in text.splitlines() if line.strip().startswith("entropy"))
+    assert line.endswith("the interval contains zero")
+
+
+def test_every_sentence_with_an_effect_has_its_n():
+    text, *_ = text_of({"a": [1, 2], "b": [1, 2], "null": [1, 1]})
+    for line in text.splitlines():
+        if "[" in line:
+            assert re.search(r"n = \d+ pairs?", line), line
+
+
+@pytest.mark.parametrize("values", [{"null": [1, 1]}, {"a": [1, 2]}, {"a": [1], "b": [1]}])
+def test_small_sweeps_get_a_text_too(values):
+    alphas = (0.0, 1.0)[: len(next(iter(values.values())))]
+    text, run, records = text_of(values, alphas=alphas)
+    assert text and report.detailed_report(run, records)
+
+
+def test_the_detailed_report_gives_every_arm_measure_and_pair():
+    run, records = make_sweep({"a": [1, 2], "b": [1, 2], "null": [1, 1]})
+    records += make_sweep({"a": [1, 2], "b": [1, 2], "null": [1, 1]}, arm="plausible")[1]
+    text = "\n".join(report.detailed_report(run, records))
+    assert "ARM full" in text and "ARM plausible" in text
+    for description in report.DESCRIBED.values():
+        assert text.count(description[1:]) >= 2
+    assert text.count("\n  a ") == 2 and text.count("\n  null ") == 2
+
+
+def test_the_csv_is_what_the_contract_names(tmp_path):
+    run, records = make_sweep({"a": [1, 2], "b": [1, 2], "null": [1, 1]})
+    csv, *_ = report.write_reports(tmp_path, run, records)
+    header = csv.read_text().splitlines()[0].split(",")
+    assert header[:5] == ["arm", "category", "alpha", "n", "n_pairs"]
+    assert {"nll_a_mean", "nll_a_lower", "nll_a_upper"} < set(header)
