@@ -7,7 +7,6 @@ Exit code 1 when a cell fails; OUTPUT then holds everything up to it.
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
@@ -34,6 +33,7 @@ def execute(source: Path, output: Path) -> None:
         notebook,
         timeout=None,
         kernel_name="python3",
+        coalesce_streams=True,  # of a progress bar, keep the last state
         extra_arguments=["--log-level=ERROR"],  # a kernel on loopback need not warn of TCP
         resources={"metadata": {"path": folder}},
         on_cell_execute=lambda cell, cell_index: _announce(notebook, cell_index),
@@ -41,7 +41,8 @@ def execute(source: Path, output: Path) -> None:
     try:
         client.execute()
     finally:
-        _tidy(notebook)
+        for cell in notebook.cells:
+            cell.metadata.pop("execution", None)  # time stamps: no two runs would be alike
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, output)
 
@@ -51,15 +52,6 @@ def _announce(notebook: nbformat.NotebookNode, cell_index: int) -> None:
     before = notebook.cells[cell_index - 1] if cell_index else None
     if before is not None and before.cell_type == "markdown" and before.source.startswith("#"):
         print(f"\n{before.source.splitlines()[0]}", flush=True)
-
-
-def _tidy(notebook: nbformat.NotebookNode) -> None:
-    """Keep of a progress bar its last state, and no time stamps: a run changes what it must."""
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
-        for output in cell.get("outputs", []):
-            if output.output_type == "stream":
-                output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
 
 
 def main(arguments: list[str]) -> int:

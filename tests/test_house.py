@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from logit_amplification.settings import ROOT
+from logit_amplification.store import read_results
 
+REPORT = "detailed_report.txt"
 PACKAGE = ROOT / "code" / "logit_amplification"
 # Each room may use the rooms of the lines above its own, never one below.
 FLOORS = [
@@ -76,6 +78,40 @@ def test_the_readmes_help_is_the_programs():
 
     flags = set(re.findall(r"--[a-z-]+", block))
     assert flags == {f"--{n.replace('_', '-')}" for n in logit_diff_mistral.Command.model_fields}
+
+
+def test_the_results_document_quotes_the_data():
+    """Every block of numbers stands word for word in the files of the committed run."""
+    text = (ROOT / "docs" / "RESULTS_ANALYSIS.md").read_text(encoding="utf-8")
+    data = [(ROOT / "data" / name).read_text("utf-8") for name in ("recommendations.txt", REPORT)]
+    blocks = re.findall(r"^```\n(.*?)\n```$", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= 3
+    for block in blocks:
+        for paragraph in block.split("\n\n"):
+            assert any(paragraph in source for source in data), paragraph
+
+
+def test_the_readme_quotes_texts_that_were_generated():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    quoted = re.findall(
+        r"^> \*\*alpha ([\d.]+)\*\* \(KL ([\d.]+)\): (.+?)(?: …)?$", readme, flags=re.M
+    )
+    run, records = read_results(ROOT / "data")
+    shown = {r["alpha"]: r for r in records if r["pair_id"] == run["pairs"][0]["id"]}
+    assert len(quoted) >= 3
+    for alpha, divergence, text in quoted:
+        record = shown[float(alpha)]
+        assert " ".join(record["text"].split()).startswith(text)
+        assert f"{record['measures']['kl_amplified_a']:.2f}" == divergence
+
+
+def test_the_committed_artifacts_are_those_of_the_current_code(tmp_path):
+    """Texts and tables written again from the committed results are the committed ones."""
+    from logit_amplification import report
+
+    run, records = read_results(ROOT / "data")
+    for path in report.write_reports(tmp_path, run, records):
+        assert path.read_text("utf-8") == (ROOT / "data" / path.name).read_text("utf-8"), path.name
 
 
 @pytest.mark.parametrize("path", ["README.md", "docs/METHODOLOGY.md", "docs/RESULTS_ANALYSIS.md"])

@@ -155,7 +155,8 @@ def test_editing_the_rule_cell_changes_what_the_sweep_runs_and_one_alpha_can_be_
     )
     run_sweep = "results = sweep(model, pairs, settings, rule=amplify)"
     tell = "print(sorted({t for r in results.records for t in r['token_ids']}), results.run['id'])"
-    again = "results = sweep(model, pairs, settings, rule=amplify, rerun=[2.0])"
+    (again,) = [cell.source for cell in cells if cell.source.startswith("RERUN = []")]
+    again = again.replace("RERUN = []", "RERUN = [2.0]")
     sources = [run_sweep, tell, edited, run_sweep, tell, again, tell]
     changed.cells = setup + [nbformat.v4.new_code_cell(source) for source in sources]
     execute(changed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import logging
 import os
 import platform
 import sys
@@ -64,10 +65,11 @@ def load_model(settings: Settings) -> LoadedModel:
                 quantization_config=quantization_config(settings.quantization, dtype),
                 use_safetensors=True,
             )
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise BadInput(f"MODEL = {settings.model!r}: out of memory on {device}") from None
-            raise BadInput(f"MODEL = {settings.model!r}: {_first_line(error)}") from None
+        except torch.OutOfMemoryError:
+            raise BadInput(f"MODEL = {settings.model!r}: out of memory on {device}") from None
+        except Exception as error:  # what a damaged or foreign folder raises is not one type
+            told = f"cannot be loaded: {type(error).__name__}: {_first_line(error)}"
+            raise BadInput(f"MODEL = {settings.model!r} {told}") from error
     if not tokenizer.chat_template:
         raise BadInput(f"MODEL = {settings.model!r}: its tokenizer has no chat template")
     model.requires_grad_(False).eval()
@@ -143,6 +145,8 @@ def quantization_config(name: str, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     if name == "8bit":
+        # It warns once per layer and step that bfloat16 inputs are cast: known, and meant so.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -244,17 +248,17 @@ def _convert_demo(gguf: Path, folder: Path) -> None:
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep transformers' progress bars and advice out of the notebook; its errors still come."""
-    from transformers.utils import logging
+    from transformers.utils import logging as hf_logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        hf_logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            hf_logging.enable_progress_bar()
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
