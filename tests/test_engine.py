@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from logit_amplification import engine
 from logit_amplification.amplification import ARMS, amplify
 from logit_amplification.engine import Cell
+from logit_amplification.models import LoadedModel
 from logit_amplification.pairs import PromptPair, encode_pairs, read_pairs
 from logit_amplification.reference import generate_by_loop, sample_amplified
 from logit_amplification.sampling import make_sampler, uniforms
@@ -156,6 +158,18 @@ def test_cached_logits_are_those_of_the_whole_sequence_read_at_once(tiny):
         answer.append(step.token)
 
 
+def test_a_model_with_absolute_positions_equals_guidance_too():
+    """Pitfall P6: with rotary embeddings a constant shift of positions would go unnoticed."""
+    torch.manual_seed(0)
+    shape = {"vocab_size": 120, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    config = GPT2Config(**shape, initializer_range=0.3, bos_token_id=0, eos_token_id=0)
+    model = GPT2LMHeadModel(config).eval()
+    loaded = LoadedModel(model, None, stop_ids=frozenset({0}), max_positions=64, info={})
+    cells = [Cell(name, 1.0, 0) for name in TINY_CONTEXTS]
+    for cell, generation in run(loaded, cells, TINY_CONTEXTS, slots=3).items():
+        assert generation.token_ids == guided(loaded, *TINY_CONTEXTS[cell.pair_id], 1.0)
+
+
 # ------------------------------------------------------------------------------------- identities
 
 
@@ -269,7 +283,7 @@ def test_the_models_attention_is_given_back(tiny):
     )
     next(unfinished)
     unfinished.close()
-    assert tiny.model.config._attn_implementation == before
+    assert tiny.model.config._attn_implementation == before != "slots"
 
 
 # ------------------------------------------------------------------------------- ends and records

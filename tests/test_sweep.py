@@ -11,7 +11,7 @@ from logit_amplification.pairs import PromptPair
 from logit_amplification.reference import sample_amplified
 from logit_amplification.settings import BadInput, load_settings
 from logit_amplification.store import Journal, read_results, run_id, write_results
-from logit_amplification.sweep import describe_run, sweep
+from logit_amplification.sweep import run_configuration, sweep
 
 
 def chat(text):
@@ -157,14 +157,14 @@ def test_a_loop_of_your_own_has_no_other_arms(tiny, settings):
 
 
 def test_what_can_change_a_token_changes_the_name_of_the_run(tiny, settings):
-    names = {run_id(describe_run(tiny, settings))}
+    names = {run_id(run_configuration(tiny, settings))}
     changes = {"temperature": 0.5, "top_p": 0.5, "top_k": 3, "max_new_tokens": 7, "seed": 1}
     for name, value in changes.items():
-        names.add(run_id(describe_run(tiny, settings.model_copy(update={name: value}))))
-    names.add(run_id(describe_run(tiny, settings, rule=lambda a, b, alpha: a)))
+        names.add(run_id(run_configuration(tiny, settings.model_copy(update={name: value}))))
+    names.add(run_id(run_configuration(tiny, settings, rule=lambda a, b, alpha: a)))
     assert len(names) == len(changes) + 2
     for name, value in {"alphas": (0.0,), "samples": 9, "slots": 2, "data_dir": "x"}.items():
-        assert run_id(describe_run(tiny, settings.model_copy(update={name: value}))) in names
+        assert run_id(run_configuration(tiny, settings.model_copy(update={name: value}))) in names
 
 
 # ---------------------------------------------------------------------------------------- journal

@@ -11,6 +11,7 @@ The engine knows token ids, not text.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -156,12 +157,10 @@ class Slots:
     """The batch: row `slot` holds context A of a generation, row `slots + slot` its context B."""
 
     def __init__(self, model: Any, slots: int, length: int):
-        config, device = model.config.get_text_config(), model.device
-        rows = 2 * slots
-        heads = config.num_key_value_heads
-        dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        layers, heads, dim = _cache_shape(model)
+        rows, device = 2 * slots, model.device
         shape = (rows, heads, length, dim)
-        self.model, self.slots, self.device = model, slots, device
+        self.model, self.slots = model, slots
         self.positions = torch.zeros(rows, dtype=torch.long, device=device)
         self.layers = [
             SlotLayer(
@@ -169,12 +168,12 @@ class Slots:
                 torch.zeros(shape, dtype=model.dtype, device=device),
                 self.positions,
             )
-            for _ in range(config.num_hidden_layers)
+            for _ in range(layers)
         ]
         self.cache = Cache(layers=self.layers)
         self.rows = torch.arange(rows, device=device)
         self.mask = torch.full((rows, 1, 1, length), -torch.inf, device=device)
-        self.logits = torch.zeros(rows, config.vocab_size, device=device)
+        self.logits = torch.zeros(rows, _text_config(model).vocab_size, device=device)
         self.alphas = torch.zeros(slots, 1, device=device)
         self.arms = ["full"] * slots
 
@@ -249,6 +248,8 @@ def generate(
     `on_step` is told how many tokens each step has made.
     """
     pending = deque(cells)
+    if not pending:
+        return
     length = max(len(ids) for pair in contexts.values() for ids in pair) + max_new_tokens
     prefixes = Prefixes(model, (ids for cell in pending for ids in contexts[cell.pair_id]))
     batch = Slots(model, slots, -(-length // 16) * 16)
@@ -313,10 +314,18 @@ def choose_slots(model: Any, length: int, free_bytes: int) -> int:
     A slot takes two rows of keys and values in every layer, and some 12 float32 rows of logits
     (A, B, amplified, their probabilities and what the measures hold for a moment).
     """
-    config = model.config.get_text_config()
-    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    position = (
-        2 * config.num_hidden_layers * config.num_key_value_heads * dim * model.dtype.itemsize
-    )
-    slot = 2 * length * position + 12 * 4 * config.vocab_size
+    position = 2 * math.prod(_cache_shape(model)) * model.dtype.itemsize
+    slot = 2 * length * position + 12 * 4 * _text_config(model).vocab_size
     return max(1, min(MOST_AUTO_SLOTS, free_bytes // 2 // slot))
+
+
+def _text_config(model: Any) -> Any:
+    return model.config.get_text_config()
+
+
+def _cache_shape(model: Any) -> tuple[int, int, int]:
+    """Layers, key-value heads and head size of a model."""
+    config = _text_config(model)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return config.num_hidden_layers, heads, dim

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
 from . import stats
-from .report import describe_run
+from .report import run_in_words
 from .settings import BadInput
 from .store import Record
 
@@ -265,7 +265,7 @@ def _canvas(
     figure = Figure(figsize=size)
     canvas, strip = figure.subfigures(2, 1, height_ratios=(size[1] - 0.9, 0.9))
     canvas.suptitle(title, x=0.01, ha="left", weight="bold")
-    note = "\n".join(textwrap.wrap(describe_run(run, records), int(13 * size[0])))
+    note = "\n".join(textwrap.wrap(run_in_words(run, records), int(13 * size[0])))
     strip.text(0.01, 0.02, note, size=8, color="#555555", va="bottom")
     return figure, canvas
 

@@ -45,7 +45,7 @@ def write_reports(
     )
 
 
-def describe_run(run: dict[str, Any], records: Sequence[Record]) -> str:
+def run_in_words(run: dict[str, Any], records: Sequence[Record]) -> str:
     """Return one line: which model, how many generations, how they were drawn."""
     model, sampling = run["model"], run["sampling"]
     alphas = ", ".join(f"{alpha:g}" for alpha in sorted({r["alpha"] for r in records}))
@@ -63,7 +63,7 @@ def recommendations(run: dict[str, Any], records: Sequence[Record]) -> list[str]
     arm = records[0]["arm"]
     records = [record for record in records if record["arm"] == arm]
     frame = stats.to_frame(records)
-    lines = ["RECOMMENDATIONS", describe_run(run, records), ""]
+    lines = ["RECOMMENDATIONS", run_in_words(run, records), ""]
     if frame["is_null"].all():
         return [*lines, "Only null pairs were swept: nothing can be said about alpha."]
     lines += [f"1. Control. {_null_sentence(records)}", ""]
@@ -80,7 +80,7 @@ def recommendations(run: dict[str, Any], records: Sequence[Record]) -> list[str]
 
 def detailed_report(run: dict[str, Any], records: Sequence[Record]) -> list[str]:
     """Return the lines of `detailed_report.txt`: every measure, per arm, category and alpha."""
-    lines = ["DETAILED REPORT", describe_run(run, records), ""]
+    lines = ["DETAILED REPORT", run_in_words(run, records), ""]
     lines += ["Mean over pairs [95 % t interval over pairs]; null pairs stand apart.", ""]
     for arm in dict.fromkeys(record["arm"] for record in records):
         of_arm = [record for record in records if record["arm"] == arm]

@@ -18,21 +18,13 @@ from .store import Record
 
 ALL = "all"
 LEVEL = 0.95
+LABELS = ("pair_id", "category", "is_null", "alpha", "sample", "arm", "finish_reason", "text")
 
 
 def to_frame(records: Iterable[Record]) -> pandas.DataFrame:
-    """Return one row per generation: its cell, its length and the means of its measures."""
-    plain = (
-        "pair_id",
-        "category",
-        "is_null",
-        "alpha",
-        "sample",
-        "arm",
-        "n_tokens",
-        "finish_reason",
-    )
-    frame = pandas.DataFrame([{k: r[k] for k in (*plain, "text")} | r["measures"] for r in records])
+    """Return one row per generation: its labels, its length and the means of its measures."""
+    kept = (*LABELS, "n_tokens")
+    frame = pandas.DataFrame([{name: r[name] for name in kept} | r["measures"] for r in records])
     frame["logit_range"] = frame["logit_max"] - frame["logit_min"]
     frame["ended_by_eos"] = (frame["finish_reason"] == "eos").astype(float)
     return frame
@@ -40,17 +32,7 @@ def to_frame(records: Iterable[Record]) -> pandas.DataFrame:
 
 def measure_names(frame: pandas.DataFrame) -> list[str]:
     """Return the columns that hold measures."""
-    described = {
-        "pair_id",
-        "category",
-        "is_null",
-        "alpha",
-        "sample",
-        "arm",
-        "finish_reason",
-        "text",
-    }
-    return [name for name in frame.columns if name not in described]
+    return [name for name in frame.columns if name not in LABELS]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:

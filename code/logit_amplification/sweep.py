@@ -76,7 +76,7 @@ def sweep(
     )
     by_id = {pair.pair.id: pair for pair in encoded}
     slots = 1 if loop else _choose_slots(model, settings, encoded)
-    run = describe_run(model, settings, rule=rule, loop=loop)
+    run = run_configuration(model, settings, rule=rule, loop=loop)
     journal = Journal(settings.data_dir, run)
     plan = plan_cells(pairs, settings)
     found = journal.read()
@@ -203,7 +203,7 @@ def _progress_bar(done: int, missing: Sequence[Cell], max_new_tokens: int) -> tq
 # ----------------------------------------------------------------------------------- description
 
 
-def describe_run(
+def run_configuration(
     model: LoadedModel, settings: Settings, *, rule: Rule = amplify, loop: Loop | None = None
 ) -> dict[str, Any]:
     """Return everything that can change a token of a given cell: its hash names the run.
