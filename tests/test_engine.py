@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from logit_amplification import engine
+from logit_amplification import engine, slots
 from logit_amplification.amplification import ARMS, amplify
 from logit_amplification.engine import Cell
 from logit_amplification.models import LoadedModel
@@ -220,21 +220,21 @@ def test_every_alpha_takes_the_same_path(tiny, monkeypatch):
     counts = []
     for alpha in (-1.0, 0.0, 0.5, 1.0, 2.0):
         calls = []
-        forward = engine.Slots.forward
+        forward = slots.Rows.forward
         monkeypatch.setattr(
-            engine.Slots, "forward", lambda self, t, f=forward, c=calls: (c.append(1), f(self, t))
+            slots.Rows, "forward", lambda self, t, f=forward, c=calls: (c.append(1), f(self, t))
         )
         run(tiny, [Cell("one", alpha, 0)], TINY_CONTEXTS, stop_ids=frozenset())
-        monkeypatch.setattr(engine.Slots, "forward", forward)
+        monkeypatch.setattr(slots.Rows, "forward", forward)
         counts.append(len(calls))
     assert counts == [LENGTH - 1] * 5
 
 
 def test_each_context_is_prefilled_once_and_let_go(tiny, monkeypatch):
     prefilled = []
-    prefill = engine.prefill
+    prefill = slots.prefill
     monkeypatch.setattr(
-        engine, "prefill", lambda model, ids: (prefilled.append(ids), prefill(model, ids))[1]
+        slots, "prefill", lambda model, ids: (prefilled.append(ids), prefill(model, ids))[1]
     )
     cells = [Cell(name, alpha, 0) for name in TINY_CONTEXTS for alpha in (0.0, 0.5, 1.0, 2.0, 3.0)]
     made = run(tiny, cells, TINY_CONTEXTS, slots=3)
@@ -242,7 +242,7 @@ def test_each_context_is_prefilled_once_and_let_go(tiny, monkeypatch):
     distinct = {ids for pair in TINY_CONTEXTS.values() for ids in pair}
     assert len(prefilled) == len(distinct) and set(prefilled) == distinct
     gc.collect()
-    assert not [thing for thing in gc.get_objects() if type(thing) is engine.Prefix]
+    assert not [thing for thing in gc.get_objects() if type(thing) is slots.Prefix]
 
 
 def test_logits_are_float32_before_the_subtraction(tiny_folder):
@@ -350,16 +350,6 @@ def test_common_random_numbers_do_not_depend_on_alpha_or_arm(tiny, monkeypatch):
 def test_a_rule_that_returns_nonsense_gets_one_clear_line(tiny, rule, complaint):
     with pytest.raises(BadInput, match=complaint):
         run(tiny, [Cell("one", 1.0, 0)], TINY_CONTEXTS, rule=rule)
-
-
-def test_slots_shrink_with_the_memory_that_is_free(tiny):
-    length, vocabulary = 100, tiny.model.config.vocab_size
-    slot = (
-        2 * length * (2 * 2 * 2 * 16 * 4) + 12 * 4 * vocabulary
-    )  # layers, K and V, heads, dim, 4 B
-    assert engine.choose_slots(tiny.model, length, 2 * 7 * slot) == 7
-    assert engine.choose_slots(tiny.model, length, 0) == 1
-    assert engine.choose_slots(tiny.model, length, 1 << 60) == engine.MOST_AUTO_SLOTS
 
 
 def test_a_generation_is_plain_data(tiny):

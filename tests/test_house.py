@@ -16,8 +16,9 @@ PACKAGE = ROOT / "code" / "logit_amplification"
 FLOORS = [
     {"settings", "amplification", "sampling", "measures"},
     {"pairs", "models", "store"},
-    {"engine", "stats"},
-    {"reference", "report"},
+    {"slots", "stats"},
+    {"engine", "report"},
+    {"reference"},
     {"sweep", "figures"},
     {"artifacts"},
 ]

@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import torch
 
-from logit_amplification import engine
+from logit_amplification import engine, slots
 from logit_amplification.amplification import amplify
 from logit_amplification.measures import PER_TOKEN
 from logit_amplification.pairs import PromptPair
@@ -62,7 +63,7 @@ def test_every_pair_alpha_and_sample_is_there_in_the_order_of_the_plan(tiny, set
 
 
 def test_a_record_holds_what_the_contract_names(tiny, settings):
-    for record in sweep(tiny, PAIRS, settings).records:
+    for record in sweep(tiny, PAIRS, settings).whole_records():
         assert record["n_tokens"] == len(record["token_ids"])
         assert record["finish_reason"] in ("eos", "length")
         assert set(record["per_token"]) == set(PER_TOKEN)
@@ -162,9 +163,57 @@ def test_what_can_change_a_token_changes_the_name_of_the_run(tiny, settings):
     for name, value in changes.items():
         names.add(run_id(run_configuration(tiny, settings.model_copy(update={name: value}))))
     names.add(run_id(run_configuration(tiny, settings, rule=lambda a, b, alpha: a)))
-    assert len(names) == len(changes) + 2
+    names.add(run_id(run_configuration(tiny, settings.model_copy(update={"forwards": 2}))))
+    assert len(names) == len(changes) + 3
     for name, value in {"alphas": (0.0,), "samples": 9, "slots": 2, "data_dir": "x"}.items():
         assert run_id(run_configuration(tiny, settings.model_copy(update={name: value}))) in names
+
+
+# ------------------------------------------------------------------------------------------ slots
+
+
+def test_the_automatic_number_of_slots_is_said_and_recorded(tiny, settings, capsys):
+    done = sweep(tiny, PAIRS, settings.model_copy(update={"slots": "auto"}))
+    batch = done.metadata["slots"]
+    assert batch["number"] == 48 and batch["chosen"] == "auto" and batch["halved_to"] == []
+    assert batch["weights_bytes"] >= sum(p.nbytes for p in tiny.model.parameters())
+    assert "48 slots (auto): 0.0" in capsys.readouterr().out
+    assert {record["slots"] for record in done.records} == {48}
+
+
+def test_a_run_goes_on_with_the_number_of_slots_it_was_begun_with(tiny, settings):
+    auto = settings.model_copy(update={"slots": "auto"})
+    sweep(tiny, PAIRS[1:], settings)
+    done = sweep(tiny, PAIRS, auto)
+    assert done.metadata["slots"]["number"] == 4
+    assert done.metadata["slots"]["chosen"] == "as the run was begun"
+    assert {record["slots"] for record in done.records} == {4}
+
+
+def test_running_out_of_memory_is_said_and_recorded(tiny, settings, monkeypatch, capsys):
+    forward = slots.Rows.forward
+
+    def limited(self, tokens):
+        if len(tokens) > 4:
+            raise torch.cuda.OutOfMemoryError
+        forward(self, tokens)
+
+    monkeypatch.setattr(slots.Rows, "forward", limited)
+    done = sweep(tiny, PAIRS, settings)
+    assert done.metadata["slots"]["halved_to"] == [2]
+    assert "Out of memory: the cells that are not finished go on with 2 slots" in (
+        capsys.readouterr().out
+    )
+    assert len(done.records) == 18 and {record["slots"] for record in done.records} == {2}
+
+
+def test_lists_per_token_stay_on_disk(tiny, settings):
+    """A night's sweep is held in memory without them; the JSON has them."""
+    done = sweep(tiny, PAIRS, settings)
+    assert not any("per_token" in record for record in done.records)
+    whole = list(done.whole_records())
+    assert all(r["per_token"]["nll_a"] for r in whole)
+    assert [{k: v for k, v in r.items() if k != "per_token"} for r in whole] == done.records
 
 
 # ---------------------------------------------------------------------------------------- journal
@@ -239,8 +288,8 @@ def test_a_journal_cannot_be_written_where_a_file_stands(tmp_path):
 
 def test_the_results_are_read_back_as_they_were_written(tiny, settings):
     done = sweep(tiny, PAIRS, settings)
-    path = write_results(settings.data_dir, done.run, done.records)
-    assert read_results(settings.data_dir) == (done.run, done.records)
+    path = write_results(settings.data_dir, done.run, done.whole_records())
+    assert read_results(settings.data_dir) == (done.run, list(done.whole_records()))
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["schema"] == 1 and set(content) == {"schema", "run", "generations"}
     lines = path.read_text(encoding="utf-8").splitlines()

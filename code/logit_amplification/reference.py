@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from .amplification import amplify
-from .engine import Cell, Generation, Ids
+from .engine import Cell, Generation
 from .measures import measure_step
 from .models import next_logits
 from .sampling import Sampler, uniforms
+from .slots import Ids
 
 
 class Step(NamedTuple):
@@ -53,7 +54,7 @@ def generate_by_loop(
 ) -> Iterator[Generation]:
     """Yield generations as `engine.generate` does, made by a sampling loop for one pair."""
     for cell in cells:
-        generation = Generation(cell)
+        generation = Generation(cell, slots=1)
         numbers = uniforms(seed, cell.pair_id, cell.sample, max_new_tokens)
         ids_a, ids_b = contexts[cell.pair_id]
         for step in loop(

@@ -61,7 +61,8 @@ def nucleus(logits: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
     vocab = logits.shape[-1]
     if top_p >= 1:
         return torch.arange(vocab, device=logits.device).expand_as(logits), probabilities
-    width = min(FIRST_WIDTH, vocab)
+    # On a GPU a full sort is cheap, and looking whether it was needed is not.
+    width = min(FIRST_WIDTH, vocab) if logits.device.type == "cpu" else vocab
     while True:
         # Ordered by probability, ties by id: sort by id first, then stably by probability.
         ids = probabilities.topk(width).indices.sort(-1).values
@@ -86,7 +87,8 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """
     cdf = _wide(probabilities).cumsum(-1)
     target = uniforms.to(cdf.device, torch.float64)[:, None] * cdf[:, -1:]
-    return torch.searchsorted(cdf, target, right=True)[:, 0]
+    # The clamp is for rows of NaN, which the caller finds: an index outside would end the GPU.
+    return torch.searchsorted(cdf, target, right=True)[:, 0].clamp_(max=cdf.shape[-1] - 1)
 
 
 def _wide(tensor: Tensor) -> Tensor:

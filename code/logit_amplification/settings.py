@@ -121,6 +121,13 @@ class Settings(BaseSettings):
     slots: int | Literal["auto"] = _knob(
         "auto", "generations decoded side by side", "auto or a whole number from 1 to 4096"
     )
+    forwards: int = _knob(
+        1,
+        "forwards per step: A's and B's rows in one, or in two (for 8bit, where they are coupled)",
+        "1 or 2",
+        ge=1,
+        le=2,
+    )
     data_dir: Path = _knob(ROOT / "data", "folder of the journal, JSON, CSV and TXT", "a folder")
     visualizations_dir: Path = _knob(ROOT / "visualizations", "folder of the figures", "a folder")
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,36 +40,48 @@ def run_id(configuration: dict[str, Any]) -> str:
 
 
 class Journal:
-    """The generations of one run on disk: `data/journal/<run id>.jsonl`."""
+    """The generations of one run on disk: `data/journal/<run id>.jsonl`.
+
+    In memory a record is held without its lists per token, nine tenths of it; `whole` reads them
+    back. The file is only ever appended to, so a line stays where it is.
+    """
 
     def __init__(self, data_dir: Path, configuration: dict[str, Any]):
         self.configuration = configuration
         self.id = run_id(configuration)
         self.path = Path(data_dir) / "journal" / f"{self.id}.jsonl"
 
-    def read(self) -> dict[Key, Record]:
+    def read(self) -> dict[Key, Kept]:
         """Return the generations by cell; a later line replaces an earlier one of the same cell."""
-        records: dict[Key, Record] = {}
-        for entry in self._entries():
+        kept: dict[Key, Kept] = {}
+        for place, entry in self._entries():
             if "generation" in entry:
-                records[cell_key(entry["generation"])] = entry["generation"]
+                kept[cell_key(entry["generation"])] = Kept.of(entry["generation"], place)
             for alpha in entry.get("rerun", ()):
-                records = {key: kept for key, kept in records.items() if kept["alpha"] != alpha}
-        return records
+                kept = {key: one for key, one in kept.items() if one.record["alpha"] != alpha}
+        return kept
 
-    def _entries(self) -> Iterator[dict[str, Any]]:
+    def whole(self, kept: Kept) -> Record:
+        """Return a record with its lists per token."""
+        with self.path.open("rb") as file:
+            file.seek(kept.place)
+            return json.loads(file.readline())["generation"]
+
+    def _entries(self) -> Iterator[tuple[int, dict[str, Any]]]:
         if not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
-        for number, line in enumerate(
-            lines[:-1], start=1
-        ):  # behind the last newline: torn or empty
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                print(f"{self.path.name}, line {number} is damaged: that generation is made again")
-            else:
-                yield entry
+        place = 0
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.endswith(b"\n"):  # else it is torn
+                    try:
+                        yield place, json.loads(line.decode(errors="replace"))
+                    except json.JSONDecodeError:
+                        print(
+                            f"{self.path.name}, line {number} is damaged: "
+                            "that generation is made again"
+                        )
+                place += len(line)
 
     def open(self) -> JournalWriter:
         """Return a writer that appends behind the last whole line."""
@@ -87,18 +100,33 @@ class Journal:
         return writer
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A record without its lists per token, and where its line begins in the journal."""
+
+    record: Record
+    place: int
+
+    @classmethod
+    def of(cls, record: Record, place: int) -> Kept:
+        """Let the lists go."""
+        return cls({name: v for name, v in record.items() if name != "per_token"}, place)
+
+
 class JournalWriter:
     """Appends entries; each is on the disk when `append` returns."""
 
     def __init__(self, file):
         self.file = file
 
-    def append(self, entry: dict[str, Any]) -> None:
-        """Write one line and wait until the disk has it."""
+    def append(self, entry: dict[str, Any]) -> int:
+        """Write one line, wait until the disk has it, and return where it begins."""
+        place = self.file.seek(0, os.SEEK_END)
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         self.file.write(line.encode() + b"\n")
         self.file.flush()
         os.fsync(self.file.fileno())
+        return place
 
     def __enter__(self) -> JournalWriter:
         return self
@@ -110,14 +138,14 @@ class JournalWriter:
 # ------------------------------------------------------------------------------------- artifacts
 
 
-def write_atomically(path: Path, text: str) -> Path:
+def write_atomically(path: Path, parts: Iterable[str]) -> Path:
     """Write a text file so that a reader sees the old one or the new one, never half of it."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         with scratch.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
@@ -128,12 +156,16 @@ def write_atomically(path: Path, text: str) -> Path:
 
 def write_results(data_dir: Path, run: dict[str, Any], records: Iterable[Record]) -> Path:
     """Write `amplification_results.json`. The same cells give the same bytes."""
-    lines = ",\n".join(
-        json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records
-    )
+    return write_atomically(Path(data_dir) / "amplification_results.json", _results(run, records))
+
+
+def _results(run: dict[str, Any], records: Iterable[Record]) -> Iterator[str]:
     head = json.dumps(run, ensure_ascii=False, allow_nan=False, indent=1)
-    text = f'{{"schema": {SCHEMA},\n"run": {head},\n"generations": [\n{lines}\n]}}\n'
-    return write_atomically(Path(data_dir) / "amplification_results.json", text)
+    yield f'{{"schema": {SCHEMA},\n"run": {head},\n"generations": ['
+    for number, record in enumerate(records):
+        yield ",\n" if number else "\n"
+        yield json.dumps(record, ensure_ascii=False, allow_nan=False)
+    yield "\n]}\n"
 
 
 def read_results(data_dir: Path) -> tuple[dict[str, Any], list[Record]]:
@@ -154,10 +186,10 @@ def read_results(data_dir: Path) -> tuple[dict[str, Any], list[Record]]:
 
 def write_metadata(data_dir: Path, metadata: dict[str, Any]) -> Path:
     """Write `experiment_metadata.json`: everything about a run but its generations."""
-    text = json.dumps(metadata, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
-    return write_atomically(Path(data_dir) / "experiment_metadata.json", text)
+    text = json.dumps(metadata, ensure_ascii=False, allow_nan=False, indent=2)
+    return write_atomically(Path(data_dir) / "experiment_metadata.json", [text, "\n"])
 
 
 def write_report(data_dir: Path, name: str, sentences: Sequence[str]) -> Path:
     """Write a text artifact, one line per entry."""
-    return write_atomically(Path(data_dir) / name, "\n".join(sentences) + "\n")
+    return write_atomically(Path(data_dir) / name, (f"{line}\n" for line in sentences))

@@ -6,15 +6,17 @@ import dis
 import hashlib
 import inspect
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 from tqdm import tqdm
 
-from . import engine, models
+from . import engine, models, slots
 from .amplification import Rule, amplify
 from .engine import Cell, Generation
 from .measures import PER_TOKEN, measure_text
@@ -23,7 +25,7 @@ from .pairs import EncodedPair, PromptPair, describe_system_role, encode_pairs
 from .reference import generate_by_loop
 from .sampling import make_sampler
 from .settings import BadInput, Settings
-from .store import Journal, Record, cell_key
+from .store import Journal, Kept, Key, Record, cell_key
 
 DIGITS = 6  # significant digits kept of a measure: float32 has no more
 Loop = Callable[..., Iterator[Any]]
@@ -31,11 +33,21 @@ Loop = Callable[..., Iterator[Any]]
 
 @dataclass(frozen=True)
 class Sweep:
-    """A finished sweep: its configuration, its records in the plan's order, and what it cost."""
+    """A finished sweep: its configuration, its records in the plan's order, and what it cost.
+
+    The records are without their lists per token; `whole_records` reads them from the journal.
+    """
 
     run: dict[str, Any]
     records: list[Record]
     metadata: dict[str, Any]
+    journal: Journal = field(repr=False)
+    places: list[Kept] = field(repr=False)
+
+    def whole_records(self) -> Iterator[Record]:
+        """Yield the records with their lists per token, one after the other."""
+        for record, kept in zip(self.records, self.places, strict=True):
+            yield self.journal.whole(kept) | record
 
 
 def plan_cells(pairs: Sequence[PromptPair], settings: Settings) -> list[Cell]:
@@ -75,47 +87,35 @@ def sweep(
         max_positions=model.max_positions,
     )
     by_id = {pair.pair.id: pair for pair in encoded}
-    slots = 1 if loop else _choose_slots(model, settings, encoded)
     run = run_configuration(model, settings, rule=rule, loop=loop)
     journal = Journal(settings.data_dir, run)
     plan = plan_cells(pairs, settings)
     found = journal.read()
+    batch = None if loop else _choose_slots(model, settings, encoded, found.values())
     tokens = 0
     with journal.open() as writer:
         if rerun and found:
             writer.append({"rerun": rerun})
-            found = {key: record for key, record in found.items() if record["alpha"] not in rerun}
+            found = {key: kept for key, kept in found.items() if kept.record["alpha"] not in rerun}
         missing = [cell for cell in plan if _key(cell, by_id) not in found]
         with _progress_bar(len(plan) - len(missing), missing, settings.max_new_tokens) as bar:
-            contexts = {pair.pair.id: (pair.ids_a, pair.ids_b) for pair in encoded}
-            options = {
-                "sampler": make_sampler(settings.temperature, settings.top_k, settings.top_p),
-                "seed": settings.seed,
-                "max_new_tokens": settings.max_new_tokens,
-                "stop_ids": model.stop_ids,
-                "on_step": bar.update,
-            }
-            made = (
-                generate_by_loop(loop, model.model, missing, contexts, **options)
-                if loop
-                else engine.generate(
-                    model.model, missing, contexts, rule=rule, slots=slots, **options
-                )
-            )
+            made = _generations(model, missing, encoded, settings, rule, loop, batch, bar)
             for generation in made:
                 record = make_record(generation, by_id[generation.cell.pair_id], model)
-                writer.append({"generation": record})
-                found[cell_key(record)] = record
+                place = writer.append({"generation": record})
+                found[cell_key(record)] = Kept.of(record, place)
                 tokens += record["n_tokens"]
                 bar.total -= settings.max_new_tokens - record["n_tokens"]
+                bar.set_postfix_str(_glimpse(record["text"]), refresh=False)
     seconds = time.perf_counter() - started
+    places = [found[_key(cell, by_id)] for cell in plan]
     # What a pair is called may have changed since: its category is taken from the file of today.
-    records = [found[_key(cell, by_id)] | _labels(by_id[cell.pair_id].pair) for cell in plan]
+    records = [kept.record | _labels(by_id[kept.record["pair_id"]].pair) for kept in places]
     metadata = {
         "run_id": journal.id,
         "run": run,
         "settings": _public_settings(settings, model),
-        "slots": slots,
+        "slots": batch,
         "system_role": describe_system_role(model.tokenizer),
         "hardware": models.describe_hardware(model.device),
         "generations": {"planned": len(plan), "made_in_this_call": len(missing)},
@@ -127,7 +127,46 @@ def sweep(
         "peak_memory_bytes": models.peak_memory(model.device),
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    return Sweep({"id": journal.id, **run, "pairs": _describe_pairs(pairs)}, records, metadata)
+    run = {"id": journal.id, **run, "pairs": _describe_pairs(pairs)}
+    return Sweep(run, records, metadata, journal, places)
+
+
+def _generations(
+    model: LoadedModel,
+    cells: Sequence[Cell],
+    encoded: Sequence[EncodedPair],
+    settings: Settings,
+    rule: Rule,
+    loop: Loop | None,
+    batch: dict[str, Any] | None,
+    bar: tqdm,
+) -> Iterator[Generation]:
+    """Hand the cells to the engine, or to a loop of the user's own."""
+    contexts = {pair.pair.id: (pair.ids_a, pair.ids_b) for pair in encoded}
+    options = {
+        "sampler": make_sampler(settings.temperature, settings.top_k, settings.top_p),
+        "seed": settings.seed,
+        "max_new_tokens": settings.max_new_tokens,
+        "stop_ids": model.stop_ids,
+        "on_step": bar.update,
+    }
+    if loop:
+        return generate_by_loop(loop, model.model, cells, contexts, **options)
+
+    def say_halved(slots: int) -> None:
+        batch["halved_to"].append(slots)
+        bar.write(f"Out of memory: the cells that are not finished go on with {slots} slots")
+
+    return engine.generate(
+        model.model,
+        cells,
+        contexts,
+        rule=rule,
+        slots=batch["number"],
+        forwards=settings.forwards,
+        on_out_of_memory=say_halved,
+        **options,
+    )
 
 
 def _checked_rerun(rerun: Sequence[float], settings: Settings) -> list[float]:
@@ -137,12 +176,40 @@ def _checked_rerun(rerun: Sequence[float], settings: Settings) -> list[float]:
     return sorted(set(rerun))
 
 
-def _choose_slots(model: LoadedModel, settings: Settings, encoded: Sequence[EncodedPair]) -> int:
-    if settings.slots != "auto":
-        return settings.slots
+def _choose_slots(
+    model: LoadedModel,
+    settings: Settings,
+    encoded: Sequence[EncodedPair],
+    found: Iterable[Kept],
+) -> dict[str, Any]:
+    """Return the number of slots and why, for the metadata; print one line about it.
+
+    `auto` is what memory allows, but no other number than the run was begun with if that fits: in
+    16 bit another number rounds otherwise, and a cell made again should come out the same.
+    """
     longest = max(len(ids) for pair in encoded for ids in (pair.ids_a, pair.ids_b))
+    length = longest + settings.max_new_tokens
     free = models.free_memory(model.device)
-    return engine.choose_slots(model.model, longest + settings.max_new_tokens, free)
+    number, chosen = settings.slots, "given"
+    if number == "auto":
+        number, chosen = slots.choose_slots(model.model, length, free), "auto"
+        begun = Counter(kept.record["slots"] for kept in found).most_common(1)
+        if begun and begun[0][0] < number:
+            number, chosen = begun[0][0], "as the run was begun"
+    each = slots.slot_bytes(model.model, length)
+    weights = model.model.get_memory_footprint()
+    print(
+        f"{number} slots ({chosen}): {number * sum(each.values()) / 1e9:.2g} GB for keys, values "
+        f"and logits beside {weights / 1e9:.2g} GB of weights; {free / 1e9:.3g} GB are free"
+    )
+    return {
+        "number": number,
+        "chosen": chosen,
+        "bytes_per_slot": each,
+        "weights_bytes": weights,
+        "free_bytes": free,
+        "halved_to": [],
+    }
 
 
 # --------------------------------------------------------------------------------------- records
@@ -169,6 +236,7 @@ def make_record(generation: Generation, pair: EncodedPair, model: LoadedModel) -
         "token_ids": ids,
         "n_tokens": len(ids),
         "finish_reason": generation.finish_reason,
+        "slots": generation.slots,
         "measures": means | {n: _rounded(v) for n, v in measure_text(text, spoken).items()},
         "per_token": per_token,
     }
@@ -178,11 +246,17 @@ def _labels(pair: PromptPair) -> Record:
     return {"category": pair.category, "is_null": pair.is_null}
 
 
+def _glimpse(text: str) -> str:
+    """The beginning of an answer on one line, without control characters."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    return textwrap.shorten(line, 40, placeholder=" …")
+
+
 def _rounded(value: float | int | None) -> float | int | None:
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
-def _key(cell: Cell, pairs: Mapping[str, EncodedPair]) -> tuple:
+def _key(cell: Cell, pairs: Mapping[str, EncodedPair]) -> Key:
     fingerprint = pairs[cell.pair_id].pair.fingerprint
     return (cell.pair_id, fingerprint, cell.alpha, cell.sample, cell.arm)
 
@@ -209,7 +283,8 @@ def run_configuration(
     """Return everything that can change a token of a given cell: its hash names the run.
 
     Not in it: which pairs, alphas, samples and arms are swept (they choose cells, and a cell
-    carries the fingerprint of its pair), and the number of slots (docs/METHODOLOGY.md, Exactness).
+    carries the fingerprint of its pair), and the number of slots: it stands in each record
+    (docs/METHODOLOGY.md, Exactness).
     """
     return {
         "model": model.info,
@@ -220,6 +295,7 @@ def run_configuration(
             "max_new_tokens": settings.max_new_tokens,
             "seed": settings.seed,
         },
+        "engine": {"version": engine.VERSION, "forwards": settings.forwards},
         "rule": {"name": rule.__name__, "sha256": _source_hash(rule)},
         "loop": None if loop is None else {"name": loop.__name__, "sha256": _source_hash(loop)},
         "libraries": {name: version(name) for name in ("torch", "transformers", "tokenizers")},

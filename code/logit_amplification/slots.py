@@ -1,0 +1,314 @@
+"""The batch: a fixed number of slots, each a row for context A and a row for context B.
+
+Every step is one forward of all rows (or two, A and B apart). Each row has its own position and
+writes its keys and values there; no row sees another. Attention is registered with transformers
+under the name "slots". What depends on what, bit by bit: docs/METHODOLOGY.md, "Exactness".
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from .models import next_logits
+
+Ids = Sequence[int]
+STEP = 64  # the memory of a row is a multiple of so many positions
+# Where a row's memory follows what is in use, and where a step is captured as a CUDA graph, which
+# needs memory that never moves.
+MOVING = {"cpu"}
+CAPTURED = {"cuda"}
+# More did not pay on two cores (docs/LOG.md). A GPU's number is a guess: none was at hand.
+MOST_AUTO_SLOTS = {"cpu": 48, "cuda": 128, "mps": 48}
+# Rows of float32 logits that a slot takes at the busiest moment of a step: A, B, the model's own
+# output, the amplified row, the rule's difference, the sampler's and the measures' copies.
+LOGITS_ROWS = 12
+
+
+def slot_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Attention of one new token per row over that row's cache, the same bits in every row.
+
+    query (rows, heads, 1, dim); key, value (rows, kv_heads, length, dim); attention_mask
+    (rows, 1, 1, length) float32, 0 or -inf. Two `bmm` around a float32 softmax: unlike the fused
+    kernel, a row's result does not depend on its place. Without a mask (the prefill of one prompt)
+    the fused kernel does it.
+    """
+    if attention_mask is None:
+        fused = AttentionInterface()["sdpa"]
+        return fused(module, query, key, value, None, dropout, scaling, **kwargs)
+    rows, heads, _, dim = query.shape
+    kv_heads = key.shape[1]
+    # The query heads that share a KV head are the rows of one small matrix: nothing is repeated.
+    query = query.reshape(rows * kv_heads, heads // kv_heads, dim)
+    scores = torch.bmm(query, key.flatten(0, 1).transpose(1, 2)).float() * scaling
+    scores = scores.view(rows, kv_heads, heads // kv_heads, -1) + attention_mask
+    weights = torch.softmax(scores, -1).to(value.dtype).flatten(0, 1)
+    return torch.bmm(weights, value.flatten(0, 1)).view(rows, 1, heads, dim), None
+
+
+AttentionInterface.register("slots", slot_attention)
+
+
+# ----------------------------------------------------------------------------------------- cache
+
+
+class SlotLayer(CacheLayerMixin):
+    """One layer's keys and values, (rows, kv_heads, window, dim); a row writes where it stands."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, positions: Tensor):
+        super().__init__()
+        self.positions = positions
+        self.rows = torch.arange(len(positions), device=positions.device)
+        self.keys = torch.zeros(shape, dtype=dtype, device=positions.device)
+        self.values = torch.zeros_like(self.keys)
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states, value_states):
+        """Nothing to do: the memory is there from the start."""
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        """Write one token per row at its position; return all keys and values."""
+        self.keys[self.rows, :, self.positions] = key_states[:, :, 0]
+        self.values[self.rows, :, self.positions] = value_states[:, :, 0]
+        return self.keys, self.values
+
+    def fill(self, row: int, keys: Tensor, values: Tensor) -> None:
+        """Put a prefix, each (kv_heads, length, dim), into a row."""
+        for memory, new in ((self.keys, keys), (self.values, values)):
+            memory[row, :, : new.shape[1]] = new
+            # Zeroed, for a NaN left there by the last generation would come through the mask.
+            memory[row, :, new.shape[1] :] = 0
+
+    def resize(self, window: int) -> None:
+        """Keep the first `window` positions of every row, or add zeros behind them."""
+        more = window - self.get_max_length()
+        self.keys, self.values = (
+            torch.nn.functional.pad(memory, (0, 0, 0, more)) for memory in (self.keys, self.values)
+        )
+
+    def get_mask_sizes(self, query_length):
+        """Length and offset of the keys (the mask itself is given explicitly)."""
+        return self.get_max_length(), 0
+
+    def get_seq_length(self):
+        """Positions are given explicitly; transformers needs no length."""
+        return 0
+
+    def get_max_length(self):
+        """The number of positions of a row."""
+        return self.keys.shape[2]
+
+
+# -------------------------------------------------------------------------------------- prefixes
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A prefilled context: its keys and values per layer, and the logits after its last token."""
+
+    layers: list[tuple[Tensor, Tensor]]  # each (kv_heads, length, dim)
+    logits: Tensor  # (vocab,) float32
+    length: int
+
+
+def prefill(model: Any, ids: Ids) -> Prefix:
+    """Run one context alone, at its own length: no padding, no neighbour."""
+    logits, cache = next_logits(model, ids)
+    layers = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+    return Prefix(layers, logits[0], len(ids))
+
+
+class Prefixes:
+    """Each distinct context is prefilled once, for its first cell, and dropped after its last."""
+
+    def __init__(self, model: Any, contexts: Iterable[Ids]):
+        self.model = model
+        self.uses_left = Counter(tuple(ids) for ids in contexts)
+        self.ready: dict[tuple[int, ...], Prefix] = {}
+
+    def take(self, ids: Ids) -> Prefix:
+        """Return the prefix of `ids`, made now if this is its first use."""
+        key = tuple(ids)
+        prefix = self.ready.pop(key, None) or prefill(self.model, key)
+        self.uses_left[key] -= 1
+        if self.uses_left[key]:
+            self.ready[key] = prefix
+        return prefix
+
+
+# ------------------------------------------------------------------------------------------ rows
+
+
+class Rows:
+    """The rows of one forward: their tokens, positions, keys and values, and next logits.
+
+    The memory of all rows is `window` positions long. On the CPU it follows the longest row in use:
+    a third of a step goes into reading it. Elsewhere it stays as long as the longest row can get.
+    """
+
+    def __init__(self, model: Any, rows: int, longest: int):
+        layers, heads, dim = cache_shape(model)
+        self.model = model
+        self.moves = model.device.type in MOVING
+        self.window = STEP if self.moves else round_up(longest)
+        self.ends = [0] * rows  # the position behind the last one that a row will need
+        self.tokens = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
+        self.positions = torch.zeros(rows, dtype=torch.long, device=model.device)
+        shape = (rows, heads, self.window, dim)
+        self.layers = [SlotLayer(shape, model.dtype, self.positions) for _ in range(layers)]
+        self.cache = Cache(layers=self.layers)
+        self.logits = torch.zeros(rows, text_config(model).vocab_size, device=model.device)
+        self.step: Callable[[], None] | None = None  # how a step is run, known at the first one
+
+    def fill(self, row: int, prefix: Prefix, end: int) -> None:
+        """Put a prefilled context into a row that will grow up to the position `end`."""
+        self.ends[row] = end
+        self._move_window()
+        for layer, (keys, values) in zip(self.layers, prefix.layers, strict=True):
+            layer.fill(row, keys, values)
+        self.positions[row] = prefix.length
+        self.logits[row] = prefix.logits
+
+    def clear(self, row: int) -> None:
+        """Leave a row idle: it goes on from position 0, and nobody looks at it."""
+        self.ends[row] = 0
+        self.positions[row] = 0
+
+    def forward(self, tokens: Tensor) -> None:
+        """Append one token to every row: tokens (rows,)."""
+        self._move_window()
+        self.tokens.copy_(tokens[:, None])
+        if self.step is None:
+            captured = self.model.device.type in CAPTURED
+            self.step = capture(self._step) if captured else self._step
+        self.step()
+        self.positions.add_(1).clamp_(max=self.window - 1)  # idle rows stay inside
+
+    def _step(self) -> None:
+        """Feed `tokens` at `positions`. Done again it does the same again; addresses never move."""
+        reach = torch.arange(self.window, device=self.positions.device)
+        hidden = (reach > self.positions[:, None])[:, None, None]
+        mask = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)
+        output = self.model(
+            input_ids=self.tokens,
+            position_ids=self.positions[:, None],
+            past_key_values=self.cache,
+            attention_mask=mask,
+            use_cache=True,
+        )
+        self.logits.copy_(output.logits[:, -1])
+
+    def _move_window(self) -> None:
+        window = max(STEP, round_up(max(self.ends)))
+        if self.moves and window != self.window:
+            for layer in self.layers:
+                layer.resize(window)
+            self.window = window
+            self.positions.clamp_(max=window - 1)
+
+
+def capture(step: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that replays `step` as one CUDA graph, or `step` where that cannot be.
+
+    `step` must read and write the same memory every time and must not wait for the GPU: LLM.int8
+    does (it looks for outliers), so it runs uncaptured.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):  # libraries choose their kernels and take their workspace
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        torch.cuda.synchronize()
+        return step
+    return graph.replay
+
+
+# ----------------------------------------------------------------------------------------- slots
+
+
+class Slots:
+    """`slots` generations side by side: the rows of their contexts A, then those of their B."""
+
+    def __init__(self, model: Any, slots: int, longest: int, *, forwards: int = 1):
+        self.slots = slots
+        self.rows_each = 2 * slots // forwards
+        self.batches = [Rows(model, self.rows_each, longest) for _ in range(forwards)]
+
+    def _places(self, slot: int) -> Iterable[tuple[Rows, int]]:
+        for row in (slot, self.slots + slot):
+            batch, inside = divmod(row, self.rows_each)
+            yield self.batches[batch], inside
+
+    def fill(self, slot: int, prefix_a: Prefix, prefix_b: Prefix, new_tokens: int) -> None:
+        """Put two prefilled contexts into a slot, with room for `new_tokens` more."""
+        prefixes = (prefix_a, prefix_b)
+        for (rows, row), prefix in zip(self._places(slot), prefixes, strict=True):
+            rows.fill(row, prefix, prefix.length + new_tokens)
+
+    def clear(self, slot: int) -> None:
+        """Leave a slot idle."""
+        for rows, row in self._places(slot):
+            rows.clear(row)
+
+    def forward(self, tokens: Tensor) -> None:
+        """Append one token per slot, tokens (slots,), to both of its contexts."""
+        for rows, part in zip(self.batches, tokens.repeat(2).split(self.rows_each), strict=True):
+            rows.forward(part)
+
+    @property
+    def logits(self) -> tuple[Tensor, Tensor]:
+        """What comes next under A and under B, each (slots, vocab) float32."""
+        first, last = self.batches[0].logits, self.batches[-1].logits
+        return first[: self.slots], last[-self.slots :]
+
+
+# ---------------------------------------------------------------------------------------- memory
+
+
+def slot_bytes(model: Any, length: int) -> dict[str, int]:
+    """Return what one slot of `length` positions takes, in bytes."""
+    keys_and_values = 2 * math.prod(cache_shape(model)) * model.dtype.itemsize
+    return {
+        "keys_and_values": 2 * round_up(length) * keys_and_values,
+        "logits": LOGITS_ROWS * 4 * text_config(model).vocab_size,
+    }
+
+
+def choose_slots(model: Any, length: int, free_bytes: int) -> int:
+    """Return how many slots of `length` positions fit into half of `free_bytes`."""
+    fitting = free_bytes // 2 // sum(slot_bytes(model, length).values())
+    return max(1, min(MOST_AUTO_SLOTS[model.device.type], fitting))
+
+
+def round_up(length: int) -> int:
+    """Return the multiple of STEP that `length` fits into."""
+    return -(-length // STEP) * STEP
+
+
+def text_config(model: Any) -> Any:
+    """The configuration of the language model inside `model`."""
+    return model.config.get_text_config()
+
+
+def cache_shape(model: Any) -> tuple[int, int, int]:
+    """Layers, key-value heads and head size of a model."""
+    config = text_config(model)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return config.num_hidden_layers, heads, dim
