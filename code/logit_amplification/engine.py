@@ -75,40 +75,24 @@ def generate(
     rule returns what no token can be drawn from.
     """
     pending = deque(cells)
-    longest = max(len(ids) for pair in contexts.values() for ids in pair) + max_new_tokens
     attention = model.config._attn_implementation
     model.set_attn_implementation("slots")
     try:
         while pending:
-            active: dict[int, Generation] = {}
+            batch = None
             try:
-                prefixes = Prefixes(model, (ids for c in pending for ids in contexts[c.pair_id]))
-                batch = Batch(model, slots, longest, forwards, max_new_tokens)
-                while active or pending:
-                    for slot in range(slots):
-                        if slot not in active and pending:
-                            cell = pending[0]
-                            a, b = map(prefixes.take, contexts[cell.pair_id])
-                            numbers = uniforms(seed, cell.pair_id, cell.sample, max_new_tokens)
-                            batch.fill(slot, cell, a, b, numbers)
-                            active[slot] = Generation(pending.popleft(), slots)
-                    rows = batch.draw(rule, sampler).tolist()
-                    _check_finite(rows, active)
-                    on_step(len(active))
-                    finished = []
-                    for slot, generation in list(active.items()):
-                        _append(generation, rows[slot], max_new_tokens, stop_ids)
-                        if generation.finish_reason:
-                            finished.append(active.pop(slot))
-                            batch.clear(slot)
+                batch = Batch(model, pending, contexts, slots, forwards, max_new_tokens, seed)
+                while batch.refill(pending):
+                    drawn = len(batch.active)
+                    finished = batch.draw(rule, sampler, stop_ids)
+                    on_step(drawn)
                     yield from finished
-                    if active:
-                        batch.forward()
+                    batch.forward()
             except torch.OutOfMemoryError:
-                pending.extendleft(generation.cell for generation in reversed(active.values()))
+                pending.extendleft(reversed(batch.unfinished() if batch else []))
                 slots = _half(slots, model)
-                batch = prefixes = None  # their memory is free before the next attempt
                 on_out_of_memory(slots)
+            batch = None  # its memory is free before the next attempt
             if model.device.type == "cuda":
                 torch.cuda.empty_cache()
     finally:
@@ -116,57 +100,91 @@ def generate(
 
 
 class Batch:
-    """The slots and what each is being given: strength, arm and random numbers."""
+    """The slots, and the generations in them: what each is being given, and what it has."""
 
-    def __init__(self, model: Any, slots: int, longest: int, forwards: int, max_new_tokens: int):
+    def __init__(
+        self,
+        model: Any,
+        cells: Iterable[Cell],
+        contexts: Mapping[str, tuple[Ids, Ids]],
+        slots: int,
+        forwards: int,
+        max_new_tokens: int,
+        seed: int,
+    ):
         device = model.device
+        longest = max(len(ids) for pair in contexts.values() for ids in pair) + max_new_tokens
+        self.contexts, self.new_tokens, self.seed = contexts, max_new_tokens, seed
+        self.prefixes = Prefixes(model, (ids for c in cells for ids in contexts[c.pair_id]))
+        self.slots = Slots(model, slots, longest, forwards=forwards)
+        self.active: dict[int, Generation] = {}
         at_once = ROWS_AT_ONCE.get(device.type, slots)
         self.parts = [slice(first, first + at_once) for first in range(0, slots, at_once)]
-        self.slots = Slots(model, slots, longest, forwards=forwards)
-        self.new_tokens = max_new_tokens
+        self.arms: list[str | None] = [None] * slots  # None: idle
         self.alphas = torch.zeros(slots, 1, device=device)
-        self.arms = ["full"] * slots
         self.tokens = torch.zeros(slots, dtype=torch.long, device=device)
         self.made = torch.zeros(slots, 1, dtype=torch.long, device=device)
         wide = "cpu" if device.type == "mps" else device  # Apple's GPU has no float64
         self.numbers = torch.zeros(slots, max_new_tokens, dtype=torch.float64, device=wide)
 
-    def fill(self, slot: int, cell: Cell, prefix_a: Any, prefix_b: Any, numbers: Tensor) -> None:
-        """Begin a cell in a slot."""
-        self.slots.fill(slot, prefix_a, prefix_b, self.new_tokens)
+    def refill(self, pending: deque[Cell]) -> bool:
+        """Put the next cells into the idle slots; return whether any slot is in use."""
+        for slot, arm in enumerate(self.arms):
+            if arm is None and pending:
+                self._fill(slot, pending[0])
+                self.active[slot] = Generation(pending.popleft(), slots=len(self.arms))
+        return bool(self.active)
+
+    def draw(self, rule: Rule, sampler: Sampler, stop_ids: frozenset[int]) -> list[Generation]:
+        """Draw the next token of every slot; return the generations that it finishes."""
+        rows = self._draw(rule, sampler).tolist()
+        _check_finite(rows, self.active)
+        finished = []
+        for slot, generation in list(self.active.items()):
+            _append(generation, rows[slot], self.new_tokens, stop_ids)
+            if generation.finish_reason:
+                finished.append(self.active.pop(slot))
+                self.slots.clear(slot)
+                self.arms[slot] = None
+        return finished
+
+    def forward(self) -> None:
+        """Append the drawn tokens to both contexts of every slot."""
+        if self.active:
+            self.slots.forward(self.tokens)
+
+    def unfinished(self) -> list[Cell]:
+        """The cells in the slots, which will have to be made again."""
+        return [generation.cell for generation in self.active.values()]
+
+    def _fill(self, slot: int, cell: Cell) -> None:
+        self.slots.fill(slot, *map(self.prefixes.take, self.contexts[cell.pair_id]))
+        self.numbers[slot] = uniforms(self.seed, cell.pair_id, cell.sample, self.new_tokens)
         self.alphas[slot] = cell.alpha
         self.arms[slot] = cell.arm
         self.made[slot] = 0
-        self.numbers[slot] = numbers
 
-    def clear(self, slot: int) -> None:
-        """Leave a slot idle."""
-        self.slots.clear(slot)
-        self.arms[slot] = "full"
-
-    def draw(self, rule: Rule, sampler: Sampler) -> Tensor:
-        """Draw the next token of every slot: (slots, 10) float32, its measures and its id.
+    def _draw(self, rule: Rule, sampler: Sampler) -> Tensor:
+        """Return (slots, 10) float32, a token's measures and its id; idle rows mean nothing.
 
         One tensor, so that the GPU is waited for once. Ids below 2^24 are exact in float32.
         """
         numbers = self.numbers.gather(1, self.made.to(self.numbers.device))[:, 0]
         self.made.add_(1).clamp_(max=self.new_tokens - 1)  # idle slots go on with the last number
         logits_a, logits_b = self.slots.logits
-        rows = []
+        rows = logits_a.new_zeros(len(logits_a), len(PER_TOKEN) + 1)
         for part in self.parts:
-            a, b = logits_a[part], logits_b[part]
-            amplified = self._amplified(rule, a, b, part)
-            self.tokens[part] = tokens = sampler(amplified, numbers[part])
-            measured = measure_step(a, b, amplified, tokens)
-            rows.append(torch.cat([measured, tokens[:, None].float()], 1))
-        return torch.cat(rows)
-
-    def forward(self) -> None:
-        """Append the drawn tokens to both contexts of every slot."""
-        self.slots.forward(self.tokens)
+            if any(self.arms[part]):
+                a, b = logits_a[part], logits_b[part]
+                amplified = self._amplified(rule, a, b, part)
+                self.tokens[part] = tokens = sampler(amplified, numbers[part])
+                rows[part, :-1] = measure_step(a, b, amplified, tokens)
+                rows[part, -1] = tokens
+        return rows
 
     def _amplified(self, rule: Rule, logits_a: Tensor, logits_b: Tensor, part: slice) -> Tensor:
-        arms, alphas = self.arms[part], self.alphas[part]
+        arms = [arm or "full" for arm in self.arms[part]]
+        alphas = self.alphas[part]
         if len(set(arms)) == 1:
             return _checked(ARMS[arms[0]](rule, logits_a, logits_b, alphas), logits_a)
         amplified = torch.empty_like(logits_a)

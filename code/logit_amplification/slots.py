@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from .models import next_logits
 
 Ids = Sequence[int]
-STEP = 64  # the memory of a row is a multiple of so many positions
+STEP = 32  # the memory of a row is a multiple of so many positions
 # Where a row's memory follows what is in use, and where a step is captured as a CUDA graph, which
 # needs memory that never moves.
 MOVING = {"cpu"}
@@ -48,8 +48,9 @@ def slot_attention(module, query, key, value, attention_mask, scaling, dropout=0
     kv_heads = key.shape[1]
     # The query heads that share a KV head are the rows of one small matrix: nothing is repeated.
     query = query.reshape(rows * kv_heads, heads // kv_heads, dim)
-    scores = torch.bmm(query, key.flatten(0, 1).transpose(1, 2)).float() * scaling
-    scores = scores.view(rows, kv_heads, heads // kv_heads, -1) + attention_mask
+    scores = torch.bmm(query, key.flatten(0, 1).transpose(1, 2))
+    scores = scores.view(rows, kv_heads, heads // kv_heads, -1)
+    scores = torch.add(attention_mask, scores, alpha=scaling)  # in float32, as the mask is
     weights = torch.softmax(scores, -1).to(value.dtype).flatten(0, 1)
     return torch.bmm(weights, value.flatten(0, 1)).view(rows, 1, heads, dim), None
 
@@ -61,14 +62,19 @@ AttentionInterface.register("slots", slot_attention)
 
 
 class SlotLayer(CacheLayerMixin):
-    """One layer's keys and values, (rows, kv_heads, window, dim); a row writes where it stands."""
+    """One layer's keys and values, (rows, kv_heads, window, dim); a row writes where it stands.
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, positions: Tensor):
+    There is memory for `longest` positions; the first `window` of them are in use, as one block.
+    """
+
+    def __init__(self, positions: Tensor, heads: int, longest: int, dim: int, dtype: torch.dtype):
         super().__init__()
         self.positions = positions
         self.rows = torch.arange(len(positions), device=positions.device)
+        shape = (len(positions), heads, longest, dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=positions.device)
         self.values = torch.zeros_like(self.keys)
+        self.memory = (self.keys.view(-1), self.values.view(-1))
         self.is_initialized = True
 
     def lazy_initialization(self, key_states, value_states):
@@ -90,8 +96,10 @@ class SlotLayer(CacheLayerMixin):
     def resize(self, window: int) -> None:
         """Keep the first `window` positions of every row, or add zeros behind them."""
         more = window - self.get_max_length()
+        old = [torch.nn.functional.pad(part, (0, 0, 0, more)) for part in (self.keys, self.values)]
         self.keys, self.values = (
-            torch.nn.functional.pad(memory, (0, 0, 0, more)) for memory in (self.keys, self.values)
+            memory[: part.numel()].view(part.shape).copy_(part)
+            for memory, part in zip(self.memory, old, strict=True)
         )
 
     def get_mask_sizes(self, query_length):
@@ -150,47 +158,57 @@ class Prefixes:
 class Rows:
     """The rows of one forward: their tokens, positions, keys and values, and next logits.
 
-    The memory of all rows is `window` positions long. On the CPU it follows the longest row in use:
-    a third of a step goes into reading it. Elsewhere it stays as long as the longest row can get.
+    The memory of all rows is `window` positions long. On the CPU it follows the row that stands
+    furthest: a third of a step goes into reading it. Elsewhere it is as long as a row can get.
     """
 
     def __init__(self, model: Any, rows: int, longest: int):
         layers, heads, dim = cache_shape(model)
         self.model = model
-        self.moves = model.device.type in MOVING
-        self.window = STEP if self.moves else round_up(longest)
-        self.ends = [0] * rows  # the position behind the last one that a row will need
+        self.window = round_up(longest)
+        self.lengths = [0] * rows  # how many positions a row has filled; 0 when it is idle
         self.tokens = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
         self.positions = torch.zeros(rows, dtype=torch.long, device=model.device)
-        shape = (rows, heads, self.window, dim)
-        self.layers = [SlotLayer(shape, model.dtype, self.positions) for _ in range(layers)]
+        self.growing = torch.zeros_like(self.positions)  # 1 where a row is in use
+        shape = (heads, self.window, dim, model.dtype)
+        self.layers = [SlotLayer(self.positions, *shape) for _ in range(layers)]
         self.cache = Cache(layers=self.layers)
         self.logits = torch.zeros(rows, text_config(model).vocab_size, device=model.device)
-        self.step: Callable[[], None] | None = None  # how a step is run, known at the first one
+        self.uncaptured = model.device.type in CAPTURED  # until the first step
+        self.graph: torch.cuda.CUDAGraph | None = None
 
-    def fill(self, row: int, prefix: Prefix, end: int) -> None:
-        """Put a prefilled context into a row that will grow up to the position `end`."""
-        self.ends[row] = end
+    def fill(self, row: int, prefix: Prefix) -> None:
+        """Put a prefilled context into a row."""
+        self.lengths[row] = prefix.length
         self._move_window()
         for layer, (keys, values) in zip(self.layers, prefix.layers, strict=True):
             layer.fill(row, keys, values)
         self.positions[row] = prefix.length
+        self.growing[row] = 1
         self.logits[row] = prefix.logits
 
     def clear(self, row: int) -> None:
-        """Leave a row idle: it goes on from position 0, and nobody looks at it."""
-        self.ends[row] = 0
+        """Leave a row idle: it stays at position 0, and nobody looks at it."""
+        self.lengths[row] = 0
         self.positions[row] = 0
+        self.growing[row] = 0
 
     def forward(self, tokens: Tensor) -> None:
         """Append one token to every row: tokens (rows,)."""
-        self._move_window()
+        self.grow()
         self.tokens.copy_(tokens[:, None])
-        if self.step is None:
-            captured = self.model.device.type in CAPTURED
-            self.step = capture(self._step) if captured else self._step
-        self.step()
-        self.positions.add_(1).clamp_(max=self.window - 1)  # idle rows stay inside
+        if self.uncaptured:
+            self.graph, self.uncaptured = capture(self._step), False
+        if self.graph:
+            self.graph.replay()
+        else:
+            self._step()
+        self.positions.add_(self.growing)
+
+    def grow(self) -> None:
+        """Make room for one position more in every row that is in use."""
+        self.lengths = [length and length + 1 for length in self.lengths]
+        self._move_window()
 
     def _step(self) -> None:
         """Feed `tokens` at `positions`. Done again it does the same again; addresses never move."""
@@ -207,16 +225,15 @@ class Rows:
         self.logits.copy_(output.logits[:, -1])
 
     def _move_window(self) -> None:
-        window = max(STEP, round_up(max(self.ends)))
-        if self.moves and window != self.window:
+        window = max(STEP, round_up(max(self.lengths)))
+        if self.model.device.type in MOVING and window != self.window:
             for layer in self.layers:
                 layer.resize(window)
             self.window = window
-            self.positions.clamp_(max=window - 1)
 
 
-def capture(step: Callable[[], None]) -> Callable[[], None]:
-    """Return a function that replays `step` as one CUDA graph, or `step` where that cannot be.
+def capture(step: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
+    """Return `step` as a CUDA graph, or None where that cannot be.
 
     `step` must read and write the same memory every time and must not wait for the GPU: LLM.int8
     does (it looks for outliers), so it runs uncaptured.
@@ -235,8 +252,8 @@ def capture(step: Callable[[], None]) -> Callable[[], None]:
         raise
     except RuntimeError:
         torch.cuda.synchronize()
-        return step
-    return graph.replay
+        return None
+    return graph
 
 
 # ----------------------------------------------------------------------------------------- slots
@@ -255,11 +272,11 @@ class Slots:
             batch, inside = divmod(row, self.rows_each)
             yield self.batches[batch], inside
 
-    def fill(self, slot: int, prefix_a: Prefix, prefix_b: Prefix, new_tokens: int) -> None:
-        """Put two prefilled contexts into a slot, with room for `new_tokens` more."""
+    def fill(self, slot: int, prefix_a: Prefix, prefix_b: Prefix) -> None:
+        """Put two prefilled contexts into a slot."""
         prefixes = (prefix_a, prefix_b)
         for (rows, row), prefix in zip(self._places(slot), prefixes, strict=True):
-            rows.fill(row, prefix, prefix.length + new_tokens)
+            rows.fill(row, prefix)
 
     def clear(self, slot: int) -> None:
         """Leave a slot idle."""

@@ -1,0 +1,100 @@
+"""The benchmark: its peers do the same work as the engine, and its page shows its figures."""
+
+import json
+
+import pytest
+import torch
+
+import benchmark
+from logit_amplification.engine import Cell
+from logit_amplification.settings import ROOT, load_settings
+from test_engine import TINY_CONTEXTS
+
+CELLS = [Cell(name, alpha, 0) for name in TINY_CONTEXTS for alpha in (0.0, 1.0, 2.5)]
+
+
+@pytest.fixture
+def subject(tiny):
+    """The tiny model with so small a nucleus that every draw is the favourite."""
+    settings = load_settings(model="demo", temperature=1, top_p=1e-6, max_new_tokens=12)
+    return benchmark.Subject(tiny, settings, TINY_CONTEXTS, CELLS)
+
+
+def answers(subject):
+    return {g.cell: g.token_ids for g in subject.generate(CELLS, slots=5)}
+
+
+def test_the_peers_amplify_as_the_engine_does(subject):
+    """Else their speed would be that of something else."""
+    ours = [answers(subject)[cell] for cell in CELLS]
+    assert list(benchmark.generate_batched(subject, CELLS, 7)) == ours
+    assert list(benchmark.generate_guided(subject, CELLS)) == ours
+
+
+def test_the_bare_forward_reads_what_the_engine_reads(subject):
+    """The three kinds of step run, and take the time of a forward at least."""
+    for steps in (benchmark.engine_steps, benchmark.bare_steps, benchmark.static_steps):
+        assert steps(subject, CELLS[:4], 0) > 0.1
+    assert subject.model.config._attn_implementation == "sdpa"
+
+
+def test_forced_texts_give_the_logits_they_were_drawn_from(subject):
+    texts = torch.tensor([answers(subject)[CELLS[1]]])
+    for forwards in (1, 2):
+        logits = benchmark.forced(subject, [CELLS[1]], texts, forwards=forwards)
+        assert logits.argmax(-1)[:, 0].tolist() == texts[0].tolist()
+
+
+def test_equal_cells_are_counted(subject):
+    made = {g.cell: g for g in subject.generate(CELLS, slots=5)}
+    assert benchmark._equal(made, made) == {
+        "cells": len(CELLS),
+        "same tokens": len(CELLS),
+        "same measures": len(CELLS),
+    }
+    other = {g.cell: g for g in subject.generate(CELLS, slots=5, rule=lambda a, b, alpha: -a)}
+    assert benchmark._equal(other, made)["same tokens"] == 0
+
+
+def test_a_model_of_a_shape_is_whole(monkeypatch):
+    """Random weights in every place, quantised or not; here in a small shape."""
+    config = benchmark.MistralConfig
+    small = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 300,
+    }
+    monkeypatch.setattr(benchmark, "MistralConfig", lambda **sizes: config(**sizes | small))
+    for quantization in ("none", "8bit", "4bit"):
+        model = benchmark.random_mistral(torch.device("cpu"), quantization)
+        logits = model(torch.tensor([[1, 2, 3]])).logits
+        assert logits.isfinite().all() and logits.std() > 0
+
+
+def test_an_unknown_measurement_is_one_line(capsys):
+    assert benchmark.main(["speed"]) == 2
+    assert "no measurement 'speed'; allowed: peers, limit" in capsys.readouterr().out
+
+
+def test_the_page_shows_the_figures_that_were_measured():
+    results = json.loads((ROOT / "docs" / "performance.json").read_text("utf-8"))
+    text = (ROOT / "docs" / "PERFORMANCE.md").read_text("utf-8")
+    assert set(results) <= set(benchmark.MEASUREMENTS)
+    assert benchmark.with_tables(text, results) == text
+    for name in results:
+        assert f"<!-- {name} -->\n| " in text, name
+
+
+def test_the_readme_quotes_the_measured_ratio():
+    results = json.loads((ROOT / "docs" / "performance.json").read_text("utf-8"))
+    (row,) = [
+        row
+        for row in results["peers"]["rows"]
+        if "guidance_scale" in row["made by"] and row["precision"] == "bfloat16"
+    ]
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    times = float(row["ours is faster by"].split()[0])
+    assert f"{times:.0f} times the tokens per second of transformers' `generate" in readme
