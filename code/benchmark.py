@@ -33,6 +33,7 @@ from typing import Any
 
 import psutil
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -42,7 +43,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from logit_amplification import engine, models, slots
+from logit_amplification import engine, models, readiness, sizes, slots
 from logit_amplification.amplification import amplify
 from logit_amplification.engine import Cell, Generation
 from logit_amplification.pairs import encode_pairs, read_pairs
@@ -51,7 +52,7 @@ from logit_amplification.settings import ROOT, BadInput, Settings, load_settings
 from logit_amplification.sweep import plan_cells
 
 RESULTS = ROOT / "docs" / "performance.json"
-DOCUMENT = ROOT / "docs" / "PERFORMANCE.md"
+DOCUMENTS = (ROOT / "docs" / "PERFORMANCE.md", ROOT / "README.md")
 Row = dict[str, Any]
 
 
@@ -80,7 +81,7 @@ class Subject:
             "seed": s.seed,
             "max_new_tokens": s.max_new_tokens,
             "stop_ids": self.loaded.stop_ids,
-            "slots": slots.MOST_AUTO_SLOTS["cpu"],
+            "slots": sizes.MOST_AUTO_SLOTS["cpu"],
         }
         return engine.generate(self.model, cells, self.contexts, **(options | changed))
 
@@ -126,7 +127,7 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> str:
     return spread([a / b for a, b in zip(above, below, strict=True)])
 
 
-def in_a_process(name: str, *flags: str) -> Row:
+def in_a_process(name: str, *flags: str) -> Any:
     """Run one measurement in a fresh process, so that its peak memory is its own."""
     command = [sys.executable, __file__, name, "--alone-in-process", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -347,7 +348,7 @@ def static_steps(subject: Subject, cells: Sequence[Cell], _: int) -> float:
     """`model(...)` as transformers would do it: StaticCache, fused attention, padded rows."""
     rows = 2 * len(cells)
     longest = max(len(ids) for c in cells for ids in subject.contexts[c.pair_id])
-    cache = StaticCache(config=subject.model.config, max_cache_len=slots.round_up(longest + STEPS))
+    cache = StaticCache(config=subject.model.config, max_cache_len=sizes.round_up(longest + STEPS))
     mask = torch.ones(rows, longest, dtype=torch.long)
     subject.model(
         torch.zeros_like(mask),
@@ -486,9 +487,11 @@ def first_answer(folder: Path) -> float:
 def neighbours(options: argparse.Namespace) -> list[Row]:
     """Make every cell of the default sweep beside other neighbours and compare all its bits."""
     rows = []
-    for dtype in options.dtypes:
+    # One cell alone takes as long as 48: all of them half an hour in bfloat16.
+    for dtype, share_alone in (("bfloat16", 1), ("float32", 0.1)):
         subject = load_subject(dtype)
         together = _made(subject, subject.cells)
+        alone = random.Random(0).sample(subject.cells, int(share_alone * len(subject.cells)))
         half = len(subject.cells) // 2
         ways = {
             "in reversed order": [subject.cells[::-1]],
@@ -497,9 +500,7 @@ def neighbours(options: argparse.Namespace) -> list[Row]:
                 for alpha in subject.settings.alphas
             ],
             "in two halves": [subject.cells[:half], subject.cells[half:]],
-            "alone, one after the other": [
-                [cell] for cell in random.Random(0).sample(subject.cells, options.alone)
-            ],
+            "alone, one after the other": [[cell] for cell in alone],
         }
         for way, parts in ways.items():
             made = {}
@@ -526,7 +527,62 @@ def _equal(made: dict[Cell, Generation], reference: dict[Cell, Generation]) -> R
     return {"cells": len(made), "same tokens": tokens, "same measures": measures}
 
 
-# ----------------------------------------------------------------------------------------- coupling
+# ---------------------------------------------------------------------------------------- precision
+
+ALPHAS = (0.0, 0.5, 1.0, 2.0, 4.0)
+
+
+def precision(options: argparse.Namespace) -> list[Row]:
+    """What the precision of the weights does to the amplified distribution, against float32.
+
+    The same texts (one per pair, written in float32 at alpha 1) are read at every precision in one
+    batch, as a sweep decodes them.
+    """
+    steps = 35
+    subject = load_subject("float32")
+    cells = [Cell(name, 1.0, 0) for name in subject.contexts]
+    written = _made(subject, cells, max_new_tokens=steps, stop_ids=frozenset(), slots=len(cells))
+    texts = torch.tensor([written[cell].token_ids for cell in cells])
+    reference = forced(subject, cells, texts)
+    rows = []
+    for name, dtype, quantization, head in (
+        ("float32, another number of slots", "float32", "none", False),
+        ("bfloat16", "bfloat16", "none", False),
+        ("bfloat16, output head in float32", "bfloat16", "none", True),
+        ("float16", "float16", "none", False),
+        ("8bit, bfloat16", "bfloat16", "8bit", False),
+        ("4bit, bfloat16", "bfloat16", "4bit", False),
+        ("4bit, bfloat16, output head in float32", "bfloat16", "4bit", True),
+        ("4bit, float32", "float32", "4bit", False),
+    ):
+        subject = load_subject(dtype, quantization)
+        if head:
+            subject.model.lm_head = Float32Head(subject.model.lm_head)
+        if name.endswith("slots"):
+            halves = (slice(0, 10), slice(10, None))
+            parts = [forced(subject, cells[half], texts[half]) for half in halves]
+            found = tuple(torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+        else:
+            found = forced(subject, cells, texts)
+        row = {"precision": name, "positions": texts.numel()}
+        for alpha in ALPHAS:
+            kl, changed = divergence(amplify(*reference, alpha), amplify(*found, alpha))
+            row[f"alpha {alpha:g}"] = f"{kl.mean():.2g} ({100 * changed:.1f} %)"
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+class Float32Head(torch.nn.Module):
+    """An output head that multiplies in float32 what the model computed in 16 bit."""
+
+    def __init__(self, head: torch.nn.Linear):
+        super().__init__()
+        self.weight = torch.nn.Parameter(head.weight.float(), requires_grad=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden (rows, tokens, size) in 16 bit; logits (rows, tokens, vocab) float32."""
+        return torch.nn.functional.linear(hidden.float(), self.weight)
 
 
 def coupling(options: argparse.Namespace) -> list[Row]:
@@ -535,23 +591,28 @@ def coupling(options: argparse.Namespace) -> list[Row]:
     cells = [cell for cell in subject.cells if cell.alpha in (0.0, 1.0, 2.0)][:12]
     written = _made(subject, cells, max_new_tokens=30, stop_ids=frozenset(), slots=12)
     texts = torch.tensor([written[cell].token_ids for cell in cells])
+    strengths = torch.tensor([cell.alpha for cell in cells])[:, None]
     rows = []
     for quantization in ("none", "8bit", "4bit"):
         subject = load_subject("bfloat16", quantization)
-        alone = torch.cat(
-            [forced(subject, [c], t[None], forwards=2) for c, t in zip(cells, texts, strict=True)],
-            dim=1,
-        )
+        each = [
+            forced(subject, [c], t[None], forwards=2) for c, t in zip(cells, texts, strict=True)
+        ]
+        alone = amplify(*(torch.cat(part, dim=1) for part in zip(*each, strict=True)), strengths)
         again = forced(subject, cells[:1], texts[:1], forwards=2)
         ways = {
-            "alone, a second time": (again, alone[:, :1]),
-            "12 slots, A and B in two forwards": (forced(subject, cells, texts, forwards=2), alone),
-            "12 slots, A and B in one forward": (forced(subject, cells, texts, forwards=1), alone),
+            "alone, a second time": (amplify(*again, strengths[:1]), alone[:, :1]),
+            "12 slots, A and B in two forwards": (
+                amplify(*forced(subject, cells, texts, forwards=2), strengths),
+                alone,
+            ),
+            "12 slots, A and B in one forward": (
+                amplify(*forced(subject, cells, texts), strengths),
+                alone,
+            ),
         }
         for way, (found, reference) in ways.items():
-            p, q = reference.log_softmax(-1), found.log_softmax(-1)
-            kl = (p.exp() * (p - q)).sum(-1)
-            changed = (found.argmax(-1) != reference.argmax(-1)).float().mean()
+            kl, changed = divergence(reference, found)
             rows.append(
                 {
                     "quantization": quantization,
@@ -565,18 +626,30 @@ def coupling(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def divergence(reference: Tensor, found: Tensor) -> tuple[Tensor, float]:
+    """KL(reference || found) at every step, and the share of steps with another favourite."""
+    kl = torch.stack(
+        [
+            (p.log_softmax(-1).exp() * (p.log_softmax(-1) - q.log_softmax(-1))).sum(-1)
+            for p, q in zip(reference, found, strict=True)
+        ]
+    )
+    return kl, float((found.argmax(-1) != reference.argmax(-1)).float().mean())
+
+
 @torch.inference_mode()
-def forced(subject: Subject, cells: Sequence[Cell], texts: Tensor, *, forwards: int) -> Tensor:
-    """Amplified logits at every step of given texts: (steps, cells, vocab)."""
+def forced(
+    subject: Subject, cells: Sequence[Cell], texts: Tensor, *, forwards: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Logits under A and under B at every step of given texts, each (steps, cells, vocab)."""
     subject.model.set_attn_implementation("slots")
     try:
         batch = fill_slots(subject, cells, texts.shape[1], forwards=forwards)
-        alphas = torch.tensor([[cell.alpha] for cell in cells])
         found = []
         for tokens in texts.T:
-            found.append(amplify(*batch.logits, alphas))
+            found.append([logits.clone() for logits in batch.logits])
             batch.forward(tokens)
-        return torch.stack(found)
+        return tuple(torch.stack(side) for side in zip(*found, strict=True))
     finally:
         subject.model.set_attn_implementation("sdpa")
 
@@ -585,21 +658,42 @@ def forced(subject: Subject, cells: Sequence[Cell], texts: Tensor, *, forwards: 
 
 
 def shape(options: argparse.Namespace) -> list[Row]:
-    """Step time and share of the memory's speed at true size, with random weights."""
+    """Load time, step time, memory and share of the memory's speed at true size, random weights.
+
+    The weights are written once (14.5 GB in .cache/) and loaded as a model of the hub is, each
+    precision in a process of its own.
+    """
     if options.shape != "mistral-7b" or not options.random_weights:
         raise BadInput("shape: give --shape mistral-7b --random-weights; allowed: no other yet")
-    device = models.choose_device("auto")
-    started = time.perf_counter()
-    model = random_mistral(device, options.quantization)
-    weights = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
-    print(
-        f"  {weights / 1e9:.2f} GB of weights in {time.perf_counter() - started:.0f} s", flush=True
+    folder = ROOT / ".cache" / "mistral-7b-random"
+    if not (folder / "config.json").exists():
+        write_random_mistral(folder, sizes.MISTRAL_7B)
+    widths = options.widths or ([8, 32, 128] if torch.cuda.is_available() else [8])
+    rows = []
+    for quantization in options.quantization:
+        flags = [f"--quantization={quantization}", f"--steps={options.steps}"]
+        flags += [f"--prompt={options.prompt}", "--widths", *map(str, widths)]
+        rows += in_a_process("true-size", *flags)
+        print(*rows[-len(widths) :], sep="\n", flush=True)
+    return rows
+
+
+def true_size(options: argparse.Namespace) -> list[Row]:
+    """The rows of one precision."""
+    (quantization,) = options.quantization
+    settings = load_settings(
+        model=str(ROOT / ".cache" / "mistral-7b-random"), quantization=quantization, dtype="auto"
     )
+    started = time.perf_counter()
+    model = models.load_model(settings).model
+    load_seconds = time.perf_counter() - started
+    device = model.device
     speed = bandwidth(device)
+    weights = model.get_memory_footprint()
+    length = sizes.round_up(options.prompt + options.steps)
+    contexts = {"p": (list(range(5, 5 + options.prompt)), list(range(9, 9 + options.prompt)))}
     rows = []
     for number in options.widths:
-        cells = [Cell("p", alpha / number, 0) for alpha in range(number)]
-        contexts = {"p": (list(range(5, 5 + options.prompt)), list(range(9, 9 + options.prompt)))}
         at: list[float] = []
 
         def note(_: int, at: list[float] = at) -> None:
@@ -607,7 +701,7 @@ def shape(options: argparse.Namespace) -> list[Row]:
 
         made = engine.generate(
             model,
-            cells,
+            [Cell("p", alpha / number, 0) for alpha in range(number)],
             contexts,
             sampler=make_sampler(0.7, 0, 0.9),
             seed=0,
@@ -617,79 +711,99 @@ def shape(options: argparse.Namespace) -> list[Row]:
         )
         list(made)
         seconds = statistics.median(b - a for a, b in pairwise(at))
-        length = slots.round_up(options.prompt + options.steps)
-        read = weights + number * slots.slot_bytes(model, length)["keys_and_values"]
+        each = slots.slot_bytes(model, length)
+        read = weights + number * each["keys_and_values"]
+        reckoned = sizes.weight_bytes(sizes.MISTRAL_7B, quantization, model.dtype.itemsize)
+        beside = number * sum(each.values()) + readiness.PROCESS_BYTES
         rows.append(
             {
                 "device": device_name(device),
-                "weights": options.quantization,
+                "quantization": quantization,
+                "load, s": f"{load_seconds:.0f}",
                 "GB of weights": f"{weights / 1e9:.2f}",
+                "reckoned": f"{reckoned / 1e9:.2f}",
                 "slots": number,
+                "peak memory, GB": f"{models.peak_memory(device) / 1e9:.1f}",
+                "reckoned in all": f"{(reckoned + beside) / 1e9:.1f}",
                 "ms per step": f"{1000 * seconds:.4g}",
                 "tokens/s": f"{number / seconds:.3g}",
                 "GB read per step": f"{read / 1e9:.3g}",
                 "share of the memory's speed": f"{100 * read / seconds / speed:.0f} %",
-                "peak memory, GB": f"{models.peak_memory(device) / 1e9:.3g}",
             }
         )
-        print(rows[-1], flush=True)
     return rows
 
 
-def random_mistral(device: torch.device, quantization: str) -> Any:
-    """Mistral 7B Instruct v0.2's architecture; weights of a plausible size, one block repeated."""
-    config = MistralConfig(
-        vocab_size=32_000,
-        hidden_size=4096,
-        intermediate_size=14_336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=32_768,
-        sliding_window=None,
-        rope_theta=1e6,
-        dtype=torch.bfloat16,
-    )
+def write_random_mistral(folder: Path, architecture: dict[str, Any], layers_per_file: int = 4):
+    """Write a model of Mistral's architecture: normal weights, the demo model's tokenizer."""
+    config = MistralConfig(**architecture, rope_theta=1e6, sliding_window=None)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    rotary = type(model.model.rotary_emb)(config)  # its table is computed, not stored
-    pool = torch.randn(1 << 20, dtype=torch.float32).mul_(0.02).to(device, torch.bfloat16)
+        shapes = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).state_dict()
+    pool = torch.randn(1 << 20).mul_(0.02).bfloat16()
 
     def filled(meta: Tensor) -> Tensor:
-        whole, rest = divmod(meta.numel(), len(pool))
-        return torch.cat([*[pool] * whole, pool[:rest]]).view(meta.shape)
+        if meta.dim() == 1:
+            return torch.ones(meta.shape, dtype=torch.bfloat16)
+        return pool.repeat(meta.numel() // len(pool) + 1)[: meta.numel()].view(meta.shape).clone()
 
-    for name, module in list(model.named_modules()):
-        if isinstance(module, torch.nn.Linear) and quantization != "none" and name != "lm_head":
-            parent = model.get_submodule(name.rpartition(".")[0])
-            made = quantized(filled(module.weight), quantization, device)
-            setattr(parent, name.rpartition(".")[2], made)
-        else:
-            for parameter, meta in list(module.named_parameters(recurse=False)):
-                value = torch.ones_like(meta, device=device) if meta.dim() == 1 else filled(meta)
-                setattr(module, parameter, torch.nn.Parameter(value, requires_grad=False))
-    model.model.rotary_emb = rotary.to(device)
-    return model.requires_grad_(False).eval()
+    files: dict[str, list[str]] = {}
+    for name in shapes:
+        layer = re.search(r"layers\.(\d+)\.", name)
+        part = int(layer[1]) // layers_per_file if layer else "rest"
+        files.setdefault(f"model-{part}.safetensors", []).append(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, names in files.items():
+        save_file({name: filled(shapes[name]) for name in names}, folder / file, {"format": "pt"})
+    places = {name: file for file, names in files.items() for name in names}
+    index = {"metadata": {}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+    for path in models.demo_folder()[0].iterdir():
+        if "token" in path.name or path.suffix == ".jinja":
+            shutil.copy(path, folder)
+    config.architectures, config.dtype = ["MistralForCausalLM"], "bfloat16"
+    config.save_pretrained(folder)  # last: it says that the rest is whole
 
 
-def quantized(weight: Tensor, quantization: str, device: torch.device) -> torch.nn.Module:
-    """A bitsandbytes layer as `models.quantization_config` asks transformers for."""
-    import bitsandbytes
+# Machines that were not at hand: free memory, and their makers' figures for memory bandwidth (bytes
+# per second) and dense 16-bit matrix products (floating-point operations per second).
+MACHINES = (
+    ("MacBook Air M2, 16 GB", "mps", 10.5e9, 100e9, 3.6e12),
+    ("RTX 4070, 12 GB", "cuda", 11.8e9, 504e9, 58e12),
+    ("RTX 4090, 24 GB", "cuda", 23.5e9, 1008e9, 165e12),
+    ("H200, 141 GB", "cuda", 139e9, 4800e9, 989e12),
+)
 
-    out, inside = weight.shape
-    if quantization == "8bit":
-        layer = bitsandbytes.nn.Linear8bitLt(inside, out, bias=False, has_fp16_weights=False)
-        layer.weight = bitsandbytes.nn.Int8Params(
-            weight, requires_grad=False, has_fp16_weights=False
+
+def machines(options: argparse.Namespace) -> list[Row]:
+    """Mistral 7B's default sweep elsewhere, reckoned: what is recommended, and the least time.
+
+    The time is that of reading weights, keys and values once per step, or of multiplying them, if
+    that is longer: no program is faster. Unpacking 8- or 4-bit weights comes on top.
+    """
+    plan = readiness.look(readiness.MISTRAL).plan
+    cells = len(load_subject("float32").cells)
+    rows = []
+    multiplied = 2 * sizes.parameters(sizes.MISTRAL_7B)["linear"]  # operations per row
+    for name, device, free, speed, flops in MACHINES:
+        found = [
+            readiness.option(plan, sizes.MISTRAL_7B, device, int(free), quantization, "bfloat16")
+            for quantization in readiness.QUANTIZATIONS
+        ]
+        best = next(option for option in found if option.fits)
+        steps = -(-cells // best.slots) * readiness.NEW_TOKENS
+        read, rows_each = best.weights + best.keys_and_values, 2 * best.slots
+        seconds = steps * max(read / speed, rows_each * multiplied / flops)
+        rows.append(
+            {
+                "machine": name,
+                "set": f"`QUANTIZATION={best.quantization}`",
+                "weights, GB": f"{best.weights / 1e9:.1f}",
+                "slots": best.slots,
+                "memory in all, GB": f"{best.needed / 1e9:.1f}",
+                "sweep of 217 answers, at least": f"{seconds:.0f} s",
+            }
         )
-    else:
-        layer = bitsandbytes.nn.Linear4bit(
-            inside, out, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4"
-        )
-        layer.weight = bitsandbytes.nn.Params4bit(
-            weight, requires_grad=False, quant_type="nf4", compress_statistics=True
-        )
-    return layer.to(device)
+    return rows
 
 
 def bandwidth(device: torch.device) -> float:
@@ -710,7 +824,19 @@ def bandwidth(device: torch.device) -> float:
 
 MEASUREMENTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     measure.__name__: measure
-    for measure in (peers, limit, width, alphas, length, start, neighbours, coupling, shape)
+    for measure in (
+        peers,
+        limit,
+        width,
+        alphas,
+        length,
+        start,
+        neighbours,
+        coupling,
+        precision,
+        shape,
+        machines,
+    )
 }
 
 
@@ -738,8 +864,8 @@ def keep(name: str, rows: list[Row]) -> None:
         "rows": rows,
     }
     RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    if DOCUMENT.exists():
-        DOCUMENT.write_text(with_tables(DOCUMENT.read_text("utf-8"), results), "utf-8")
+    for document in DOCUMENTS:
+        document.write_text(with_tables(document.read_text("utf-8"), results), "utf-8")
 
 
 def with_tables(text: str, results: dict[str, Any]) -> str:
@@ -768,14 +894,10 @@ def main(flags: list[str]) -> int:
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
     parser.add_argument("--cells", type=int, default=6, help="of the slow peers, in each round")
     parser.add_argument("--llama-python", help="python of an environment with llama-cpp-python")
-    parser.add_argument("--alone", type=int, default=217, help="cells made alone, in neighbours")
-    parser.add_argument(
-        "--dtypes", nargs="*", default=["bfloat16", "float32"], help="in neighbours"
-    )
     parser.add_argument("--shape", default="mistral-7b", help="whose shape, in shape")
     parser.add_argument("--random-weights", action="store_true", help="no download, in shape")
-    parser.add_argument("--quantization", default="none", choices=["none", "8bit", "4bit"])
-    parser.add_argument("--widths", type=int, nargs="*", default=[8, 32, 128], help="in shape")
+    parser.add_argument("--quantization", nargs="*", default=["none", "4bit"], help="in shape")
+    parser.add_argument("--widths", type=int, nargs="*", help="numbers of slots, in shape")
     parser.add_argument("--steps", type=int, default=30, help="in shape")
     parser.add_argument("--prompt", type=int, default=60, help="tokens of a context, in shape")
     for name in ("--slots", "--tokens", "--pairs"):
@@ -783,7 +905,7 @@ def main(flags: list[str]) -> int:
     parser.add_argument("--alone-in-process", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(flags)
     if options.alone_in_process:
-        print(json.dumps(one_size(options)))
+        print(json.dumps({"one-size": one_size, "true-size": true_size}[options.names[0]](options)))
         return 0
     chosen = options.names or [name for name in MEASUREMENTS if name != "shape"]
     if unknown := [name for name in chosen if name not in MEASUREMENTS]:

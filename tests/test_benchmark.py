@@ -1,11 +1,15 @@
 """The benchmark: its peers do the same work as the engine, and its page shows its figures."""
 
+import argparse
 import json
+import math
 
 import pytest
 import torch
 
 import benchmark
+from logit_amplification import sizes
+from logit_amplification.amplification import amplify
 from logit_amplification.engine import Cell
 from logit_amplification.settings import ROOT, load_settings
 from test_engine import TINY_CONTEXTS
@@ -41,7 +45,7 @@ def test_the_bare_forward_reads_what_the_engine_reads(subject):
 def test_forced_texts_give_the_logits_they_were_drawn_from(subject):
     texts = torch.tensor([answers(subject)[CELLS[1]]])
     for forwards in (1, 2):
-        logits = benchmark.forced(subject, [CELLS[1]], texts, forwards=forwards)
+        logits = amplify(*benchmark.forced(subject, [CELLS[1]], texts, forwards=forwards), 1.0)
         assert logits.argmax(-1)[:, 0].tolist() == texts[0].tolist()
 
 
@@ -56,22 +60,33 @@ def test_equal_cells_are_counted(subject):
     assert benchmark._equal(other, made)["same tokens"] == 0
 
 
-def test_a_model_of_a_shape_is_whole(monkeypatch):
-    """Random weights in every place, quantised or not; here in a small shape."""
-    config = benchmark.MistralConfig
-    small = {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 300,
-    }
-    monkeypatch.setattr(benchmark, "MistralConfig", lambda **sizes: config(**sizes | small))
-    for quantization in ("none", "8bit", "4bit"):
-        model = benchmark.random_mistral(torch.device("cpu"), quantization)
-        logits = model(torch.tensor([[1, 2, 3]])).logits
-        assert logits.isfinite().all() and logits.std() > 0
+@pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])
+def test_a_model_of_a_shape_is_whole(tmp_path, monkeypatch, quantization):
+    """Random weights in every place, loaded as a model of the hub is; here in a small shape."""
+    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 5}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 300}
+    folder = tmp_path / ".cache" / "mistral-7b-random"
+    benchmark.write_random_mistral(folder, sizes.MISTRAL_7B | small | heads, layers_per_file=2)
+    assert len(list(folder.glob("*.safetensors"))) == 4
+    monkeypatch.setattr(benchmark, "ROOT", tmp_path)
+    options = argparse.Namespace(quantization=[quantization], prompt=5, steps=4, widths=[2])
+    (row,) = benchmark.true_size(options)
+    assert row["quantization"] == quantization and float(row["tokens/s"]) > 0
+
+
+def test_a_float32_head_gives_the_float32_logits(tiny):
+    head = benchmark.Float32Head(tiny.model.lm_head)
+    hidden = torch.randn(2, 1, tiny.model.config.hidden_size)
+    assert torch.equal(head(hidden), tiny.model.lm_head(hidden))
+    assert head(hidden.bfloat16()).dtype == torch.float32
+
+
+def test_divergence_is_zero_for_the_same_and_counts_other_favourites():
+    one = torch.tensor([[[1.0, 0.0], [0.0, 3.0]]])
+    kl, changed = benchmark.divergence(one, one)
+    assert kl.tolist() == [[0.0, 0.0]] and changed == 0
+    kl, changed = benchmark.divergence(one, one.flip(-1))
+    assert changed == 1 and kl[0, 0] == pytest.approx(math.tanh(0.5))
 
 
 def test_an_unknown_measurement_is_one_line(capsys):
@@ -79,13 +94,14 @@ def test_an_unknown_measurement_is_one_line(capsys):
     assert "no measurement 'speed'; allowed: peers, limit" in capsys.readouterr().out
 
 
-def test_the_page_shows_the_figures_that_were_measured():
+def test_the_pages_show_the_figures_that_were_measured():
     results = json.loads((ROOT / "docs" / "performance.json").read_text("utf-8"))
-    text = (ROOT / "docs" / "PERFORMANCE.md").read_text("utf-8")
+    pages = [document.read_text("utf-8") for document in benchmark.DOCUMENTS]
     assert set(results) <= set(benchmark.MEASUREMENTS)
-    assert benchmark.with_tables(text, results) == text
+    for page in pages:
+        assert benchmark.with_tables(page, results) == page
     for name in results:
-        assert f"<!-- {name} -->\n| " in text, name
+        assert any(f"<!-- {name} -->\n| " in page for page in pages), name
 
 
 def test_the_readme_quotes_the_measured_ratio():

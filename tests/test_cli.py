@@ -138,7 +138,9 @@ def test_a_bad_prompt_file_is_refused(rows, told, flags, tmp_path, capsys):
 
 def test_a_folder_without_a_model_is_refused(flags, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    assert_refused(flags | {"model": tmp_path / "empty"}, "no config.json", capsys, tmp_path)
+    assert_refused(
+        flags | {"model": tmp_path / "empty"}, "no readable config.json", capsys, tmp_path
+    )
 
 
 def test_a_data_folder_below_a_file_is_refused(flags, tmp_path, capsys):

@@ -1,13 +1,14 @@
 """Loading: what is chosen, what is refused, and what the record says of it."""
 
 import json
+import os
 import shutil
 
 import pytest
 import torch
 
 from conftest import save_tiny_mistral
-from logit_amplification import models
+from logit_amplification import machine, models
 from logit_amplification.models import choose_dtype, load_model, next_logits
 from logit_amplification.settings import BadInput, load_settings
 
@@ -52,11 +53,80 @@ def test_quantized_weights_take_part_in_the_same_way(tiny_folder, quantization):
     assert "bitsandbytes" in type(loaded.model.model.layers[0].mlp.up_proj).__module__
 
 
-def test_auto_dtype_on_cpu_follows_the_hardware(monkeypatch):
-    for native, dtype in [({"amx_bf16": True}, torch.bfloat16), ({}, torch.float32)]:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda native=native: native)
+def test_auto_dtype_follows_the_hardware(monkeypatch):
+    for native, dtype in [("bfloat16", torch.bfloat16), ("float32", torch.float32)]:
+        monkeypatch.setattr(machine, "cpu_number_format", lambda native=native: native)
         assert choose_dtype("auto", CPU) == dtype
     assert choose_dtype("float16", CPU) == torch.float16
+    for native, dtype in [(True, torch.bfloat16), (False, torch.float16)]:
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native
+        )
+        assert choose_dtype("auto", torch.device("cuda")) == dtype
+
+
+@pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_every_precision_works_on_a_cpu(tiny_folder, quantization, dtype):
+    """Nothing is refused that works, and nothing is let through that does not."""
+    loaded = load(tiny_folder, quantization=quantization, dtype=dtype)
+    logits, _ = next_logits(loaded.model, [1, 5, 9])
+    assert logits.isfinite().all()
+
+
+def test_what_cannot_work_is_refused_before_anything_is_loaded(monkeypatch, tiny_folder):
+    refuse = models.refuse_what_cannot_work
+    settings = load_settings(model=str(tiny_folder), quantization="8bit")
+    cuda, mps = torch.device("cuda"), torch.device("mps")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    with pytest.raises(BadInput, match=r"capability 7.5, this one has 6.1; allowed here: none, 4b"):
+        refuse(settings, cuda, torch.float16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    refuse(settings, cuda, torch.float16)
+    monkeypatch.setattr(models, "_mps_has_bfloat16", lambda: False)
+    with pytest.raises(BadInput, match="needs macOS 14 on Apple's GPU; allowed: auto, float16"):
+        refuse(settings, mps, torch.bfloat16)
+    refuse(settings, mps, torch.float16)
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match="bitsandbytes is not installed; allowed without it: none"):
+        refuse(settings, CPU, torch.float32)
+
+
+def test_what_cannot_fit_is_refused_before_it_is_fetched(monkeypatch):
+    """Mistral on 8 GB: nothing is asked of the hub, and what would fit is named."""
+    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(8 << 30, 7 << 30))
+    monkeypatch.setattr(models, "find_model", lambda settings: pytest.fail("it was fetched"))
+    with pytest.raises(BadInput, match=r"take 14.5 GB and the cpu here has 8.6; .*: 8bit, 4bit"):
+        load_model(load_settings(quantization="none", dtype="bfloat16", device="cpu"))
+    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(2 << 30, 1 << 30))
+    with pytest.raises(BadInput, match="allowed here: no precision, see DEVICE"):
+        load_model(load_settings(quantization="4bit", dtype="bfloat16", device="cpu"))
+
+
+def test_weights_that_are_quantised_already_are_not_quantised_again(tmp_path, tiny_folder):
+    folder = tmp_path / "quantised"
+    shutil.copytree(tiny_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {}}))
+    with pytest.raises(BadInput, match="quantised already; allowed with them: none"):
+        load(folder, quantization="4bit")
+
+
+def test_pickles_are_never_read_and_no_code_of_a_model_is_run(tmp_path, tiny_folder):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    mine = folder / "modeling_mine.py"
+    mine.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Mine: pass\n")
+    config = json.loads((folder / "config.json").read_text())
+    automap = {"AutoModelForCausalLM": "modeling_mine.Mine", "AutoConfig": "modeling_mine.Mine"}
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": automap}))
+    load(folder)
+    assert not (tmp_path / "ran").exists()
+    weights = folder / "model.safetensors"
+    torch.save({}, folder / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(BadInput, match=r"no model\.safetensors"):
+        load(folder)
 
 
 def broken(tmp_path, tiny_folder, change):
@@ -69,10 +139,11 @@ def broken(tmp_path, tiny_folder, change):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda f: (f / "config.json").unlink(), "no config.json"),
-        (lambda f: (f / "model.safetensors").unlink(), "no config.json with"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "cannot be loaded"),
-        (lambda f: (f / "config.json").write_text("{"), "cannot be loaded"),
+        (lambda f: (f / "config.json").unlink(), "no readable config.json"),
+        (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "safetensors is damaged"),
+        (lambda f: os.truncate(f / "model.safetensors", 9000), "is cut short: 9000 of "),
+        (lambda f: (f / "config.json").write_text("{"), "no readable config.json"),
         (lambda f: (f / "config.json").write_text('{"model_type": "soup"}'), "cannot be loaded"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "cannot be loaded"),
         (lambda f: (f / "chat_template.jinja").unlink(), "no chat template"),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from logit_amplification import engine, slots
+from logit_amplification import engine, sizes, slots
 from logit_amplification.engine import Cell, Generation
 from logit_amplification.models import load_model
 from logit_amplification.sampling import make_sampler
@@ -185,9 +185,9 @@ def test_a_slots_bytes_are_those_of_its_memory(tiny):
 
 def test_slots_shrink_with_the_memory_that_is_free(tiny):
     slot = sum(slots.slot_bytes(tiny.model, 100).values())
-    assert slots.choose_slots(tiny.model, 100, 2 * 7 * slot) == 7
-    assert slots.choose_slots(tiny.model, 100, 0) == 1
-    assert slots.choose_slots(tiny.model, 100, 1 << 60) == slots.MOST_AUTO_SLOTS["cpu"]
+    assert sizes.choose_slots("cpu", slot, 2 * 7 * slot) == 7
+    assert sizes.choose_slots("cpu", slot, slot) == 0
+    assert sizes.choose_slots("cpu", slot, 1 << 60) == sizes.MOST_AUTO_SLOTS["cpu"]
 
 
 def out_of_memory_above(monkeypatch, rows, after=0):

@@ -313,5 +313,5 @@ def test_nothing_of_this_machine_stands_in_run_or_metadata(tiny, settings, tmp_p
     assert str(tmp_path) not in text and str(settings.model) not in text
     assert done.metadata["throughput"]["tokens_per_second"] > 0
     assert done.metadata["peak_memory_bytes"] > 10_000_000
-    assert done.metadata["system_role"].startswith("refused by the chat template")
+    assert done.metadata["chat"]["system_role"] == "folded into the first user message"
     assert done.run["rule"]["name"] == amplify.__name__

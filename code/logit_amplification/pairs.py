@@ -10,7 +10,8 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ def _make_pair(row: Any, place: str) -> PromptPair:
         return PromptPair(
             name, category, a, _checked_chat(row["b"], f"{place}, b") if "b" in row else a
         )
-    if not row.get("a_user"):
+    if not (row.get("a_user") or "").strip():
         raise BadInput(f"{place}: a_user is empty; the pair {name!r:.60} needs a user text")
     a = _chat(row.get("a_system"), row["a_user"])
     b = _chat(row.get("b_system"), row.get("b_user") or row["a_user"])
@@ -173,7 +174,7 @@ def _checked_chat(messages: Any, place: str) -> tuple[Message, ...]:
     for message in messages:
         if not isinstance(message, dict) or set(message) != {"role", "content"}:
             raise BadInput(f"{place}: a message has role and content, not {message!r:.60}")
-        if not isinstance(message["content"], str) or not message["content"]:
+        if not isinstance(message["content"], str) or not message["content"].strip():
             raise BadInput(f"{place}: a message's content must be text that is not empty")
     roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles
@@ -187,6 +188,21 @@ def _checked_chat(messages: Any, place: str) -> tuple[Message, ...]:
 
 # -------------------------------------------------------------------------- rendering, tokenising
 
+MARK = "\ue000{}\ue001"  # from Unicode's private use area: no template writes it
+
+
+def is_mistral_v1(tokenizer: Any) -> bool:
+    """Whether a chat is written `<s>[INST] text [/INST]answer</s>`, without tokens of its own.
+
+    So are Mistral 7B Instruct v0.1 and v0.2, at every revision of their chat template.
+    """
+    try:
+        text = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+    except Exception:  # a template may raise what it likes
+        return False
+    known = tokenizer.get_vocab()
+    return text.replace(" ", "") == "<s>[INST]x[/INST]" and "[INST]" not in known
+
 
 def accepts_system_role(tokenizer: Any) -> bool:
     """Whether the chat template renders a system message (some refuse it, some drop it)."""
@@ -197,11 +213,14 @@ def accepts_system_role(tokenizer: Any) -> bool:
         return False
 
 
-def describe_system_role(tokenizer: Any) -> str:
-    """Say for the metadata what becomes of a system message."""
+def describe_chat(tokenizer: Any) -> dict[str, str]:
+    """Say for the metadata how chats become tokens, and what becomes of a system message."""
+    folded = "folded into the first user message"
+    if is_mistral_v1(tokenizer):
+        return {"format": "Mistral v1, turn by turn as mistral-common does", "system_role": folded}
     if accepts_system_role(tokenizer):
-        return "rendered by the chat template"
-    return "refused by the chat template: folded into the first user message"
+        return {"format": "chat template", "system_role": "rendered by the chat template"}
+    return {"format": "chat template", "system_role": f"refused by the chat template: {folded}"}
 
 
 def fold_system(chat: Sequence[Message]) -> list[Message]:
@@ -217,21 +236,21 @@ def encode_pairs(
 ) -> list[EncodedPair]:
     """Render and tokenise both chats of every pair.
 
-    Raises BadInput when a prompt and its answer do not fit into `max_positions`, or when the
-    template puts two begin-of-sequence tokens in front.
+    Text of the user never becomes a control token, whatever it says. Raises BadInput when a prompt
+    and its answer do not fit into `max_positions`, or when the template refuses a chat or puts two
+    begin-of-sequence tokens in front.
     """
-    keep_role = accepts_system_role(tokenizer)
+    by_turns = is_mistral_v1(tokenizer)
+    keep_role = not by_turns and accepts_system_role(tokenizer)
 
     def encode(pair: PromptPair, chat: Sequence[Message], side: str) -> tuple[int, ...]:
         chat = list(chat) if keep_role else fold_system(chat)
         try:
-            text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+            ids = tuple((_mistral_v1_ids if by_turns else _template_ids)(tokenizer, chat))
         except Exception as error:
             raise BadInput(
                 f"pair {pair.id!r}, {side}: the chat template refuses it: {error}"
             ) from None
-        # The template has written its own special tokens: adding more would double the BOS.
-        ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
         if len(ids) + max_new_tokens > max_positions:
             raise BadInput(
                 f"pair {pair.id!r}, {side}: {len(ids)} prompt tokens and max_new_tokens = "
@@ -244,3 +263,64 @@ def encode_pairs(
     return [
         EncodedPair(pair, encode(pair, pair.a, "a"), encode(pair, pair.b, "b")) for pair in pairs
     ]
+
+
+def _text_ids(tokenizer: Any, text: str) -> list[int]:
+    """The ids of plain text: what looks like a control token is text too."""
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def _mistral_v1_ids(tokenizer: Any, chat: Sequence[Message]) -> list[int]:
+    """Encode each turn by itself, as Mistral's own library does and the model was trained with.
+
+    Revisions of the chat template differ from that and from each other in spaces around turns.
+    """
+    # SentencePiece puts a space in front of every piece of text. Some conversions of the tokenizer
+    # do so only where there is none: these get it from us.
+    adds_none = _text_ids(tokenizer, " x") == _text_ids(tokenizer, "x")
+    space = " " if adds_none else ""
+    ids = [tokenizer.bos_token_id]
+    for message in chat:
+        if message["role"] == "user":
+            ids += _text_ids(tokenizer, f"{space}[INST] {message['content']} [/INST]")
+        else:
+            ids += _text_ids(tokenizer, space + message["content"])
+            ids.append(tokenizer.eos_token_id)
+    return ids
+
+
+def _template_ids(tokenizer: Any, chat: Sequence[Message]) -> list[int]:
+    """Encode what the chat template writes; control tokens are those that the template wrote."""
+
+    def rendered(replacement: Mapping[str, str]) -> str:
+        replaced = []
+        for message in chat:
+            text = message["content"]
+            for control in found:
+                text = text.replace(control, replacement[control])
+            replaced.append({**message, "content": text})
+        return tokenizer.apply_chat_template(replaced, tokenize=False, add_generation_prompt=True)
+
+    def in_parts(text: str, inside: Mapping[str, str]) -> list[int]:
+        ids: list[int] = []
+        for part in re.split("(" + "|".join(map(re.escape, controls)) + ")", text):
+            if part in controls:
+                ids.append(tokenizer.convert_tokens_to_ids(part))
+            elif part:
+                for mark, control in inside.items():
+                    part = part.replace(mark, control)
+                ids += _text_ids(tokenizer, part)
+        return ids
+
+    added = tokenizer.added_tokens_decoder.values()
+    controls = sorted((token.content for token in added if token.special), key=len, reverse=True)
+    found = [c for c in controls if any(c in message["content"] for message in chat)]
+    if not found:
+        # The template has written its own special tokens: adding more would double the BOS.
+        text = rendered({})
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+    marks = {control: MARK.format(number) for number, control in enumerate(found)}
+    harmless = rendered(dict.fromkeys(found, "x"))
+    if in_parts(harmless, {}) != tokenizer(harmless, add_special_tokens=False)["input_ids"]:
+        raise ValueError(f"{found[0]!r} in its text is a control token, and cannot be written out")
+    return in_parts(rendered(marks), {mark: control for control, mark in marks.items()})

