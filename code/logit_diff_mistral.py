@@ -16,7 +16,13 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from logit_amplification.settings import BadInput, Settings, load_settings, shown_path
+from logit_amplification.settings import (
+    BadInput,
+    Settings,
+    load_settings,
+    shown_path,
+    without_secrets,
+)
 
 
 class Command(Settings):
@@ -56,7 +62,7 @@ def run(command: Command) -> None:
 
     from logit_amplification import artifacts, models, sweep
 
-    print(f"Loading {command.model} ...", flush=True)
+    print(f"Loading {without_secrets(command.model)} ...", flush=True)
     model = models.load_model(command)
     done = sweep.sweep(model, prompt_pairs, command, rerun=command.rerun)
     written = artifacts.save_artifacts(done, command)

@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
+from logit_amplification import engine
 from logit_amplification.models import LoadedModel, load_model
 from logit_amplification.settings import ROOT, Settings, load_settings
 
@@ -83,3 +84,62 @@ def demo() -> LoadedModel:
 @pytest.fixture(scope="session")
 def notebook_path() -> Path:
     return ROOT / "experiment_logit_amplification.ipynb"
+
+
+# ------------------------------------------------------------------------------- small sweeps
+
+PROMPTS = (
+    "id,category,a_user,b_user,a_system,b_system\n"
+    "greet,x,Say hello to me.,Say goodbye to me.,,\n"
+    "tone,y,What is tea?,,Be rude.,Be kind.\n"
+)
+
+
+@pytest.fixture
+def settings(tmp_path, tiny_folder):
+    return load_settings(
+        model=str(tiny_folder),
+        quantization="none",
+        dtype="float32",
+        device="cpu",
+        alphas=[0, 0.5, 2],
+        samples=2,
+        max_new_tokens=6,
+        slots=4,
+        data_dir=tmp_path / "data",
+        visualizations_dir=tmp_path / "visualizations",
+    )
+
+
+@pytest.fixture
+def generated(monkeypatch):
+    """The cells that the engine is asked for, one list per sweep."""
+    asked = []
+    generate = engine.generate
+
+    def watched(model, cells, *args, **options):
+        asked.append(list(cells))
+        return generate(model, cells, *args, **options)
+
+    monkeypatch.setattr(engine, "generate", watched)
+    return asked
+
+
+@pytest.fixture
+def flags(tmp_path, tiny_folder):
+    """Flags of a small sweep on the tiny model."""
+    prompts = tmp_path / "prompts.csv"
+    prompts.write_text(PROMPTS)
+    options = {
+        "model": tiny_folder,
+        "quantization": "none",
+        "dtype": "float32",
+        "device": "cpu",
+        "prompts": prompts,
+        "alphas": "0,1",
+        "max-new-tokens": 5,
+        "slots": 4,
+        "data-dir": tmp_path / "out" / "data",
+        "visualizations-dir": tmp_path / "out" / "figures",
+    }
+    return options

@@ -9,33 +9,8 @@ import pandas
 import pytest
 
 import logit_diff_mistral
+from conftest import PROMPTS
 from logit_amplification.settings import ROOT
-
-PROMPTS = (
-    "id,category,a_user,b_user,a_system,b_system\n"
-    "greet,x,Say hello to me.,Say goodbye to me.,,\n"
-    "tone,y,What is tea?,,Be rude.,Be kind.\n"
-)
-
-
-@pytest.fixture
-def flags(tmp_path, tiny_folder):
-    """Flags of a small sweep on the tiny model."""
-    prompts = tmp_path / "prompts.csv"
-    prompts.write_text(PROMPTS)
-    options = {
-        "model": tiny_folder,
-        "quantization": "none",
-        "dtype": "float32",
-        "device": "cpu",
-        "prompts": prompts,
-        "alphas": "0,1",
-        "max-new-tokens": 5,
-        "slots": 4,
-        "data-dir": tmp_path / "out" / "data",
-        "visualizations-dir": tmp_path / "out" / "figures",
-    }
-    return options
 
 
 def as_list(options):
@@ -52,7 +27,8 @@ def run_process(options, **environment):
 def test_a_run_leaves_every_artifact_and_says_where(flags, tmp_path, capsys):
     assert logit_diff_mistral.main(as_list(flags | {"arms": "full,plausible,api_floor"})) == 0
     told = capsys.readouterr().out
-    names = {path.name for path in (tmp_path / "out").rglob("*.*") if path.suffix != ".jsonl"}
+    written = (tmp_path / "out").rglob("*.*")
+    names = {path.name for path in written if "journal" not in path.parts}
     assert names == {
         "amplification_results.json",
         "experiment_metadata.json",
@@ -181,3 +157,31 @@ def test_help_names_every_setting_and_needs_no_torch():
     assert done.returncode == 0, done.stderr
     for name in logit_diff_mistral.Command.model_fields:
         assert f"--{name.replace('_', '-')}" in done.stdout
+
+
+def test_a_secret_is_in_no_file_and_no_message(flags, tmp_path):
+    """Planted in the environment and in .env, for a good run and for three bad ones."""
+    secret = "hf_" + "Zq7" * 10
+    folder = tmp_path / "started here"
+    folder.mkdir()
+    env = folder / ".env"
+    for line, changed, code in (
+        (f"HF_TOKEN={secret}", {}, 0),
+        (f"HUB_TOKEN={secret}", {}, 2),
+        (f"SAMPLES={secret}", {}, 2),
+        (f"HF_TOKEN={secret}", {"model": f"nobody/{secret}"}, 2),
+    ):
+        env.write_text(line + "\n")
+        command = [sys.executable, str(ROOT / "code" / "logit_diff_mistral.py")]
+        done = subprocess.run(
+            [*command, *as_list(flags | changed)],
+            env=os.environ | {"HF_TOKEN": secret, "API_KEY": secret, "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            cwd=folder,
+        )
+        assert done.returncode == code, done.stderr
+        assert secret not in done.stdout + done.stderr
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path != env]
+    assert len(left) > 9
+    assert not [path for path in left if secret.encode() in path.read_bytes()]

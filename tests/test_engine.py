@@ -343,13 +343,41 @@ def test_common_random_numbers_do_not_depend_on_alpha_or_arm(tiny, monkeypatch):
         (lambda a, b, alpha: a[:, :-1], "must return logits of shape"),
         (lambda a, b, alpha: a.double(), "must return torch.float32"),
         (lambda a, b, alpha: None, "must return logits of shape"),
-        (lambda a, b, alpha: a * float("nan"), "NaN or infinite"),
-        (lambda a, b, alpha: a - torch.inf, "NaN or infinite"),
+        (
+            lambda a, b, alpha: a + b[:, :7],
+            r"raised RuntimeError: .* of shape \(\d+, 259\)",
+        ),
+        (lambda a, b: a, "raised TypeError"),
     ],
 )
 def test_a_rule_that_returns_nonsense_gets_one_clear_line(tiny, rule, complaint):
     with pytest.raises(BadInput, match=complaint):
         run(tiny, [Cell("one", 1.0, 0)], TINY_CONTEXTS, rule=rule)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_row_that_becomes_nan_or_infinite_ends_with_an_error_and_the_others_go_on(tiny, value):
+    cells = [Cell(name, alpha, 0) for name in TINY_CONTEXTS for alpha in (0.0, 1.0, 2.0)]
+    steps = iter(range(1000))
+
+    def breaking(logits_a, logits_b, alpha):
+        broken = (alpha == 1.0) & (next(steps) >= 3)
+        return torch.where(broken, value, amplify(logits_a, logits_b, alpha))
+
+    whole = run(tiny, cells, TINY_CONTEXTS, slots=5)
+    made = run(tiny, cells, TINY_CONTEXTS, slots=5, rule=breaking)
+    assert set(made) == set(cells)
+    for cell, generation in made.items():
+        if cell.alpha == 1.0:
+            assert generation.finish_reason == "error"
+            number = len(generation.token_ids)
+            told = f"the amplified logits of token {number + 1} are NaN or infinite"
+            assert generation.error == told
+            assert generation.token_ids == whole[cell].token_ids[:number]
+            assert len(generation.per_token) == number
+        else:
+            assert generation == whole[cell]
+    assert any(made[cell].token_ids for cell in cells if cell.alpha == 1.0)
 
 
 def test_a_generation_is_plain_data(tiny):

@@ -312,12 +312,13 @@ def test_the_defaults_are_those_of_the_settings():
 @pytest.mark.parametrize(
     ("ram", "gpu", "recommended"),
     [
-        (16 * GIB, ("mps", "Apple M2", 10 * GIB, "bfloat16"), ("mps", "4bit")),
-        (32 * GIB, ("cuda", "RTX 4070", 11.6 * GIB, "bfloat16"), ("cuda", "4bit")),
+        (16 * GIB, ("mps", "Apple M2", 10 * GIB, "bfloat16"), ("mps", "8bit")),
+        (32 * GIB, ("cuda", "RTX 4070", 11.6 * GIB, "bfloat16"), ("cuda", "8bit")),
         (64 * GIB, ("cuda", "RTX 4090", 23 * GIB, "bfloat16"), ("cuda", "none")),
         (128 * GIB, ("cuda", "H200", 139 * GIB, "bfloat16"), ("cuda", "none")),
         (24 * GIB, None, ("cpu", "none")),
-        (16 * GIB, None, ("cpu", "4bit")),
+        (16 * GIB, None, ("cpu", "8bit")),
+        (8 * GIB, None, ("cpu", "4bit")),
         (4 * GIB, None, None),
     ],
 )

@@ -7,11 +7,12 @@ import torch
 
 from logit_amplification import engine, slots
 from logit_amplification.amplification import amplify
+from logit_amplification.journal import Journal, run_id
 from logit_amplification.measures import PER_TOKEN
 from logit_amplification.pairs import PromptPair
 from logit_amplification.reference import sample_amplified
-from logit_amplification.settings import BadInput, load_settings
-from logit_amplification.store import Journal, read_results, run_id, write_results
+from logit_amplification.settings import BadInput
+from logit_amplification.store import read_results, write_results
 from logit_amplification.sweep import run_configuration, sweep
 
 
@@ -24,36 +25,6 @@ PAIRS = [
     PromptPair("short", "y", chat("Yes?"), chat("No?")),
     PromptPair("null-control", "control", chat("Yes?"), chat("Yes?")),
 ]
-
-
-@pytest.fixture
-def settings(tmp_path, tiny_folder):
-    return load_settings(
-        model=str(tiny_folder),
-        quantization="none",
-        dtype="float32",
-        device="cpu",
-        alphas=[0, 0.5, 2],
-        samples=2,
-        max_new_tokens=6,
-        slots=4,
-        data_dir=tmp_path / "data",
-        visualizations_dir=tmp_path / "visualizations",
-    )
-
-
-@pytest.fixture
-def generated(monkeypatch):
-    """The cells that the engine is asked for, one list per sweep."""
-    asked = []
-    generate = engine.generate
-
-    def watched(model, cells, *args, **options):
-        asked.append(list(cells))
-        return generate(model, cells, *args, **options)
-
-    monkeypatch.setattr(engine, "generate", watched)
-    return asked
 
 
 def test_every_pair_alpha_and_sample_is_there_in_the_order_of_the_plan(tiny, settings):
@@ -243,7 +214,7 @@ def test_what_is_finished_survives_an_interrupt(tiny, settings, monkeypatch, gen
 
 
 def journal_of(settings):
-    (path,) = (settings.data_dir / "journal").glob("*.jsonl")
+    (path,) = (settings.data_dir / "journal").glob("*/*.jsonl")
     return path
 
 
@@ -280,7 +251,7 @@ def test_the_next_sweep_finishes_a_killed_rerun(tiny, settings, monkeypatch, gen
 def test_a_journal_cannot_be_written_where_a_file_stands(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match="DATA_DIR"):
-        Journal(tmp_path / "file", {}).open()
+        Journal(tmp_path / "file", "0").open({}).__enter__()
 
 
 # ---------------------------------------------------------------------------------------- results

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import figures, report, store
-from .settings import Settings
-from .sweep import Sweep
+from . import figures, report, stats, store
+from .runs import Sweep
+from .settings import BadInput, Settings
 
 
 def save_artifacts(done: Sweep, settings: Settings) -> list[Path]:
-    """Write all artifacts of a finished sweep, replacing the last ones, and return their paths."""
-    drawn = figures.draw_all(done.run, done.records)
-    return [
+    """Write all artifacts of a sweep, replacing the last ones, and return their paths.
+
+    Raises BadInput when there is nothing to draw: then the results and metadata are written alone.
+    """
+    written = [
         store.write_results(settings.data_dir, done.run, done.whole_records()),
         store.write_metadata(settings.data_dir, done.metadata),
+    ]
+    if not stats.without_errors(done.records):
+        reason = done.records[0]["error"]
+        raise BadInput(f"every generation ended with an error, the first because {reason}")
+    drawn = figures.draw_all(done.run, done.records)
+    return [
+        *written,
         *report.write_reports(settings.data_dir, done.run, done.records),
         *figures.save_figures(drawn, settings.visualizations_dir),
     ]

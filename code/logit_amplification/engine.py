@@ -47,7 +47,8 @@ class Generation:
     slots: int  # how many were decoded side by side
     token_ids: list[int] = field(default_factory=list)
     per_token: list[list[float]] = field(default_factory=list)
-    finish_reason: str | None = None  # "eos" or "length" when finished
+    finish_reason: str | None = None  # "eos", "length" or "error" when finished
+    error: str | None = None  # why it ended with "error"; the other cells go on
 
 
 @torch.inference_mode()
@@ -71,8 +72,9 @@ def generate(
     contexts maps a pair's id to the token ids of its A and B. forwards: 1 runs A's and B's rows
     together, 2 apart. on_step is told how many tokens each step has made. When the device runs out
     of memory, what is finished stays finished, the other cells are made with half as many slots,
-    and on_out_of_memory is told how many. Raises BadInput when one slot is too many, and when the
-    rule returns what no token can be drawn from.
+    and on_out_of_memory is told how many. A cell whose logits become NaN or infinite ends with
+    finish_reason `error`. Raises BadInput when one slot is too many, and when the rule returns
+    something else than logits.
     """
     pending = deque(cells)
     attention = model.config._attn_implementation
@@ -138,7 +140,6 @@ class Batch:
     def draw(self, rule: Rule, sampler: Sampler, stop_ids: frozenset[int]) -> list[Generation]:
         """Draw the next token of every slot; return the generations that it finishes."""
         rows = self._draw(rule, sampler).tolist()
-        _check_finite(rows, self.active)
         finished = []
         for slot, generation in list(self.active.items()):
             _append(generation, rows[slot], self.new_tokens, stop_ids)
@@ -186,12 +187,11 @@ class Batch:
         arms = [arm or "full" for arm in self.arms[part]]
         alphas = self.alphas[part]
         if len(set(arms)) == 1:
-            return _checked(ARMS[arms[0]](rule, logits_a, logits_b, alphas), logits_a)
+            return _apply(arms[0], rule, logits_a, logits_b, alphas)
         amplified = torch.empty_like(logits_a)
         for arm in set(arms):
             rows = [row for row, name in enumerate(arms) if name == arm]
-            some = ARMS[arm](rule, logits_a[rows], logits_b[rows], alphas[rows])
-            amplified[rows] = _checked(some, logits_a[rows])
+            amplified[rows] = _apply(arm, rule, logits_a[rows], logits_b[rows], alphas[rows])
         return amplified
 
 
@@ -199,6 +199,11 @@ def _append(
     generation: Generation, row: list[float], max_new_tokens: int, stop_ids: frozenset[int]
 ) -> None:
     *measures, token = row
+    if not math.isfinite(measures[LARGEST]):
+        number = len(generation.token_ids) + 1
+        generation.finish_reason = "error"
+        generation.error = f"the amplified logits of token {number} are NaN or infinite"
+        return
     generation.token_ids.append(int(token))
     generation.per_token.append(measures)
     if generation.token_ids[-1] in stop_ids:
@@ -207,24 +212,24 @@ def _append(
         generation.finish_reason = "length"
 
 
-def _checked(amplified: Any, logits: Tensor) -> Tensor:
-    """Hold what a rule edited in the notebook returns to the form of logits."""
-    if not isinstance(amplified, Tensor) or amplified.shape != logits.shape:
-        got = tuple(amplified.shape) if isinstance(amplified, Tensor) else type(amplified).__name__
+def _apply(arm: str, rule: Rule, logits_a: Tensor, logits_b: Tensor, alphas: Tensor) -> Tensor:
+    """Amplify, holding a rule that was edited in the notebook to the form of logits."""
+    shape = tuple(logits_a.shape)
+    try:
+        amplified = ARMS[arm](rule, logits_a, logits_b, alphas)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
         raise BadInput(
-            f"the rule returned {got}; it must return logits of shape {tuple(logits.shape)}"
-        )
+            f"the rule raised {type(error).__name__}: {error}; it was given logits_a and logits_b "
+            f"of shape {shape} and alpha of shape {tuple(alphas.shape)}"
+        ) from error
+    if not isinstance(amplified, Tensor) or amplified.shape != logits_a.shape:
+        got = tuple(amplified.shape) if isinstance(amplified, Tensor) else type(amplified).__name__
+        raise BadInput(f"the rule returned {got}; it must return logits of shape {shape}")
     if amplified.dtype != torch.float32:
         raise BadInput(f"the rule returned {amplified.dtype}; it must return torch.float32")
     return amplified
-
-
-def _check_finite(rows: list[list[float]], active: Mapping[int, Generation]) -> None:
-    for slot, generation in active.items():
-        if not math.isfinite(rows[slot][LARGEST]):
-            raise BadInput(
-                f"the logits became NaN or infinite at {generation.cell}; they must stay finite"
-            )
 
 
 def _half(slots: int, model: Any) -> int:

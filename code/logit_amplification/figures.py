@@ -276,6 +276,8 @@ def _legend(figure: Figure, handles: list[Any]) -> None:
 
 
 def _numbers(record: Record) -> str:
+    if record["finish_reason"] == "error":
+        return "ended with an error"
     measures = record["measures"]
     return f"KL {measures['kl_amplified_a']:.2f}, NLL {measures['nll_a']:.2f}"
 

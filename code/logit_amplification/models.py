@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.util
 import io
@@ -30,6 +31,8 @@ from .local_models import (
     read_json,
 )
 from .settings import BadInput, Settings
+
+M_MMAP_THRESHOLD = -3  # of glibc's mallopt(3)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ def load_model(settings: Settings) -> LoadedModel:
             "quantised already; allowed with them: none"
         )
     refuse_what_cannot_fit(settings, device, dtype, config)
+    if settings.quantization != "none" and device.type == "cpu":
+        keep_heap_tight()
     with quiet_transformers():
         try:
             # Tokens must not depend on whether mistral-common happens to be installed.
@@ -287,6 +292,16 @@ def _convert_demo(gguf: Path, folder: Path) -> None:
         except OSError:
             if not folder.is_dir():  # another process was faster: fine
                 raise
+
+
+def keep_heap_tight() -> None:
+    """Have large blocks given back when they are freed (Linux with glibc; for the whole process).
+
+    Quantised layers are packed and, on a CPU, unpacked at every step. glibc learns to keep such
+    blocks: Mistral in 4 bit would take 6.6 GB, not 4.7.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 @contextmanager

@@ -144,6 +144,7 @@ def _make_pair(row: Any, place: str) -> PromptPair:
     for name in COLUMNS:
         if not isinstance(row.get(name, ""), str | None):
             raise BadInput(f"{place}: {name} must be text, not {row[name]!r:.40}")
+        _refuse_surrogates(row.get(name) or "", f"{place}: {name}")
     name = (row.get("id") or "").strip()
     category = (row.get("category") or "").strip()
     if not name or not category:
@@ -176,6 +177,7 @@ def _checked_chat(messages: Any, place: str) -> tuple[Message, ...]:
             raise BadInput(f"{place}: a message has role and content, not {message!r:.60}")
         if not isinstance(message["content"], str) or not message["content"].strip():
             raise BadInput(f"{place}: a message's content must be text that is not empty")
+        _refuse_surrogates(message["content"], f"{place}: a message")
     roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles
     if len(turns) % 2 == 0 or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
@@ -184,6 +186,12 @@ def _checked_chat(messages: Any, place: str) -> tuple[Message, ...]:
             "then user and assistant in turn, ending with user"
         )
     return tuple(dict(message) for message in messages)
+
+
+def _refuse_surrogates(text: str, place: str) -> None:
+    """JSON can write half a character, which no file or tokenizer takes."""
+    if found := re.search("[\ud800-\udfff]", text):
+        raise BadInput(f"{place} has a lone surrogate, U+{ord(found[0]):04X}: no text has that")
 
 
 # -------------------------------------------------------------------------- rendering, tokenising

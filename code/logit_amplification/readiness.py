@@ -39,7 +39,7 @@ from .local_models import (
 
 OLDEST_PYTHON = (3, 10)
 INSTALL = "python -m pip install -r requirements.txt"
-QUANTIZATIONS = ("none", "4bit", "8bit")  # the better first: docs/PERFORMANCE.md, precision
+QUANTIZATIONS = ("none", "8bit", "4bit")  # the better first: docs/METHODOLOGY.md, Precision
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Bytes of Python with torch and transformers loaded, and of a GPU's context and workspaces beside.
 PROCESS_BYTES = 900_000_000

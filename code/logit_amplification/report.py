@@ -37,12 +37,19 @@ def write_reports(
 ) -> tuple[Path, Path, Path]:
     """Write `summary_statistics.csv`, `recommendations.txt` and `detailed_report.txt`."""
     frame = stats.to_frame(records)
-    summary = stats.summarise(frame).round(6).to_csv(index=False, lineterminator="\n")
+    summary = stats.summarise(frame).round(6)
+    summary["category"] = summary["category"].map(no_formula)
+    table = summary.to_csv(index=False, lineterminator="\n")
     return (
-        write_atomically(Path(data_dir) / "summary_statistics.csv", summary),
+        write_atomically(Path(data_dir) / "summary_statistics.csv", table),
         write_report(data_dir, "recommendations.txt", recommendations(run, records)),
         write_report(data_dir, "detailed_report.txt", detailed_report(run, records)),
     )
+
+
+def no_formula(text: str) -> str:
+    """Keep a spreadsheet from reading a text as a formula: an apostrophe in front (OWASP)."""
+    return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def run_in_words(run: dict[str, Any], records: Sequence[Record]) -> str:
@@ -50,11 +57,13 @@ def run_in_words(run: dict[str, Any], records: Sequence[Record]) -> str:
     model, sampling = run["model"], run["sampling"]
     alphas = ", ".join(f"{alpha:g}" for alpha in sorted({r["alpha"] for r in records}))
     pairs = {r["pair_id"] for r in records}
+    errors = len(records) - len(stats.without_errors(records))
+    left_out = f"; {errors} ended with an error and are left out" if errors else ""
     return (
         f"model {model['name']}, quantization {model['quantization']}, {model['dtype']} on "
         f"{model['device']}; {len(records)} generations: {len(pairs)} pairs at alpha {alphas}; "
         f"temperature {sampling['temperature']:g}, top-p {sampling['top_p']:g}, at most "
-        f"{sampling['max_new_tokens']} tokens, seed {sampling['seed']}; run {run['id']}"
+        f"{sampling['max_new_tokens']} tokens, seed {sampling['seed']}; run {run['id']}{left_out}"
     )
 
 
@@ -88,7 +97,7 @@ def detailed_report(run: dict[str, Any], records: Sequence[Record]) -> list[str]
         lines += [f"ARM {arm}", "", f"Control. {_null_sentence(of_arm)}", ""]
         if frame["is_null"].all():
             continue
-        shares = stats.changed_share(of_arm).drop(index=0.0)
+        shares = stats.changed_share(of_arm).drop(index=0.0, errors="ignore")
         lines += ["Pairs with an answer other than at alpha 0 (Wilson interval)"]
         lines += [f"  alpha {alpha:<5g} {_spell(row)}" for alpha, row in shares.iterrows()] + [""]
         for name, description in DESCRIBED.items():
@@ -106,14 +115,16 @@ def detailed_report(run: dict[str, Any], records: Sequence[Record]) -> list[str]
 def _null_sentence(records: Sequence[Record]) -> str:
     if not any(record["is_null"] for record in records):
         return "No null pair was swept, so nothing holds the numbers to zero."
-    worst = stats.changed_share(records, null=True)["mean"].max()
-    if worst == 0:
+    shares = stats.changed_share(records, null=True)["mean"]
+    if shares.empty:
+        return "The null pair ended with an error, so nothing holds the numbers to zero."
+    if shares.max() == 0:
         return "The null pair (A = B) gave the same tokens at every alpha, as it must."
     return "WARNING: the null pair (A = B) changed with alpha. The numbers below cannot be trusted."
 
 
 def _change_sentence(records: Sequence[Record]) -> str:
-    shares = stats.changed_share(records).drop(index=0.0)
+    shares = stats.changed_share(records).drop(index=0.0, errors="ignore")
     if shares.empty:
         return "Only alpha 0 was swept."
     half = shares[shares["mean"] >= 0.5]
@@ -130,7 +141,7 @@ def _change_sentence(records: Sequence[Record]) -> str:
 
 
 def _likely_sentence(frame: pandas.DataFrame) -> str:
-    rise = stats.paired_difference(frame, "nll_a").drop(index=0.0)
+    rise = stats.paired_difference(frame, "nll_a").drop(index=0.0, errors="ignore")
     if rise.empty or rise["upper"].isna().all():
         return "One pair gives no interval; sweep more pairs."
     told = f"the NLL under A rises by less than {TOLERATED_NLL_RISE} nats per token"
@@ -156,6 +167,8 @@ def _difference_sentence(frame: pandas.DataFrame, name: str) -> str:
 
 def _spell(row: pandas.Series, *, signed: bool = False) -> str:
     number = (lambda value: f"{value:+.3g}") if signed else (lambda value: f"{value:.3g}")
+    if row["n"] == 0:
+        return "not measured, n = 0 pairs"
     count = f"n = {int(row['n'])} pair" + ("s" if row["n"] != 1 else "")
     if pandas.isna(row["lower"]):
         return f"{number(row['mean'])} (no interval), {count}"

@@ -8,7 +8,9 @@ environment, the file `.env`, the default. One name serves everywhere: `max_new_
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -29,15 +31,24 @@ ARM_NAMES = ("full", "plausible", "api_floor", "api_sentinel")
 ENV_FILES = (ROOT / ".env", Path(".env"))
 
 
+# What tokens of Hugging Face and of API providers look like: no message shows more than their kind.
+SECRET = re.compile(r"\b(hf_|sk-)[A-Za-z0-9_-]{8,}")
+
+
 class BadInput(ValueError):
     """What a user gave cannot be used. The message is one line: where, what, what is allowed."""
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
+        super().__init__(without_secrets(" ".join(message.split())))
 
     def _render_traceback_(self) -> list[str]:
         """IPython shows this instead of a traceback: the fault is in the input, not in the code."""
         return [f"error: {self}"]
+
+
+def without_secrets(text: str) -> str:
+    """Shorten whatever looks like a token."""
+    return SECRET.sub(r"\1...", text)
 
 
 def _knob(default: Any, meaning: str, allowed: str, **limits: Any) -> Any:
@@ -207,6 +218,10 @@ def load_settings(
     """
     values = {name: value for name, value in values.items() if value is not None}
     _hand_hugging_face_its_variables()
+    for name in kind.model_fields:
+        if given_by_flag(name, flags or ()) == "":
+            allowed = kind.model_fields[name].json_schema_extra["allowed"]
+            raise BadInput(f"{name.upper()} = '' (flag {flag_of(name)}); allowed: {allowed}")
     try:
         return kind(_cli_parse_args=None if flags is None else list(flags), **values)
     except ValidationError as error:
@@ -215,6 +230,20 @@ def load_settings(
         raise BadInput(_worded_parser_error(kind, str(error))) from None
     except UnicodeDecodeError:
         raise BadInput(".env is not a UTF-8 text file") from None
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def given_by_flag(name: str, flags: Sequence[str]) -> str | None:
+    """What the command line gives for a setting: `--name=value` or `--name value`."""
+    for part, following in zip_longest(flags, flags[1:]):
+        flag, equals, value = part.partition("=")
+        if flag == flag_of(name):
+            return value if equals else following
+    return None
 
 
 def shown_path(path: Path) -> str:
@@ -243,11 +272,11 @@ def _worded(kind: type[Settings], error: Any, flags: Sequence[str], values: dict
         where = "an argument" if name in values else ".env"
         allowed = ", ".join(field.upper() for field in known)
         return f"unknown setting {name.upper()} in {where}; allowed: {allowed}"
-    flag = "--" + name.replace("_", "-")
+    by_flag = given_by_flag(name, flags)
     if name in values:
         given, where = values[name], "argument"
-    elif any(part.split("=")[0] == flag for part in flags):
-        given, where = error["input"], f"flag {flag}"
+    elif by_flag is not None:
+        given, where = by_flag, f"flag {flag_of(name)}"
     elif name.upper() in os.environ:
         given, where = os.environ[name.upper()], "environment"
     else:
@@ -260,9 +289,9 @@ def _worded(kind: type[Settings], error: Any, flags: Sequence[str], values: dict
 def _worded_parser_error(kind: type[Settings], message: str) -> str:
     message = message.removeprefix("error parsing CLI: ")
     if "unrecognized arguments" in message:
-        flags = " ".join("--" + name.replace("_", "-") for name in kind.model_fields)
+        flags = " ".join(map(flag_of, kind.model_fields))
         return f"{message}; allowed: {flags}"
     for name, field in kind.model_fields.items():
-        if f"--{name.replace('_', '-')}:" in message:
+        if f"{flag_of(name)}:" in message:
             return f"{message}; allowed: {field.json_schema_extra['allowed']}"
     return message

@@ -2,7 +2,8 @@
 
 Draws of one pair are averaged first, for they are not independent evidence about other prompts
 (Miller 2024, arXiv:2411.00640). An interval is then Student's t over pairs. The null pair is a
-control and stands in no average but its own category's.
+control and stands in no average but its own category's. Generations that ended with an error are
+left out everywhere; the reports say how many.
 """
 
 from __future__ import annotations
@@ -18,13 +19,20 @@ from .store import Record
 
 ALL = "all"
 LEVEL = 0.95
+COLUMNS = ["alpha", "mean", "lower", "upper", "n"]
 LABELS = ("pair_id", "category", "is_null", "alpha", "sample", "arm", "finish_reason", "text")
+
+
+def without_errors(records: Iterable[Record]) -> list[Record]:
+    """Return the generations that came to an end."""
+    return [record for record in records if record["finish_reason"] != "error"]
 
 
 def to_frame(records: Iterable[Record]) -> pandas.DataFrame:
     """Return one row per generation: its labels, its length and the means of its measures."""
     kept = (*LABELS, "n_tokens")
-    frame = pandas.DataFrame([{name: r[name] for name in kept} | r["measures"] for r in records])
+    rows = [{name: r[name] for name in kept} | r["measures"] for r in without_errors(records)]
+    frame = pandas.DataFrame(rows)
     frame["logit_range"] = frame["logit_max"] - frame["logit_min"]
     frame["ended_by_eos"] = (frame["finish_reason"] == "eos").astype(float)
     return frame
@@ -59,7 +67,10 @@ def share_interval(hits: int, count: int) -> tuple[float, float, float]:
 
 def by_pair(frame: pandas.DataFrame, measure: str) -> pandas.DataFrame:
     """Return the mean over samples: a row per pair, a column per alpha, for one arm's rows."""
-    return frame.pivot_table(index="pair_id", columns="alpha", values=measure, aggfunc="mean")
+    # dropna: a measure that no answer is long enough for is a table of NaN, not an empty one.
+    return frame.pivot_table(
+        index="pair_id", columns="alpha", values=measure, aggfunc="mean", dropna=False
+    )
 
 
 def summarise(frame: pandas.DataFrame) -> pandas.DataFrame:
@@ -92,12 +103,14 @@ def paired_difference(frame: pandas.DataFrame, measure: str) -> pandas.DataFrame
     table = by_pair(frame[~frame["is_null"]], measure)
     rows = []
     for alpha in table.columns:
-        difference = (table[alpha] - table[0.0]).dropna()
+        difference = (table[alpha] - table.get(0.0, numpy.nan)).dropna()
         mean, lower, upper = interval(difference)
         rows.append(
             {"alpha": alpha, "mean": mean, "lower": lower, "upper": upper, "n": len(difference)}
         )
-    return pandas.DataFrame(rows).set_index("alpha")
+    return pandas.DataFrame(rows, columns=["alpha", "mean", "lower", "upper", "n"]).set_index(
+        "alpha"
+    )
 
 
 def changed_share(records: Sequence[Record], *, null: bool = False) -> pandas.DataFrame:
@@ -105,11 +118,13 @@ def changed_share(records: Sequence[Record], *, null: bool = False) -> pandas.Da
 
     null: look at the null pairs instead, where the share must be zero.
     """
+    records = without_errors(records)
     baseline = {(r["pair_id"], r["sample"]): r["token_ids"] for r in records if r["alpha"] == 0}
     changed: dict[float, dict[str, bool]] = {}
     for record in records:
-        if record["is_null"] == null:
-            differs = record["token_ids"] != baseline[record["pair_id"], record["sample"]]
+        draw = (record["pair_id"], record["sample"])
+        if record["is_null"] == null and draw in baseline:
+            differs = record["token_ids"] != baseline[draw]
             pairs = changed.setdefault(record["alpha"], {})
             pairs[record["pair_id"]] = pairs.get(record["pair_id"], False) or differs
     rows = []
@@ -118,4 +133,6 @@ def changed_share(records: Sequence[Record], *, null: bool = False) -> pandas.Da
         rows.append(
             {"alpha": alpha, "mean": share, "lower": lower, "upper": upper, "n": len(pairs)}
         )
-    return pandas.DataFrame(rows).set_index("alpha")
+    return pandas.DataFrame(rows, columns=["alpha", "mean", "lower", "upper", "n"]).set_index(
+        "alpha"
+    )

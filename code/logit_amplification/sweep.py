@@ -5,12 +5,12 @@ from __future__ import annotations
 import dis
 import hashlib
 import inspect
+import math
 import sys
 import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -19,46 +19,18 @@ from tqdm import tqdm
 from . import engine, models, sizes, slots
 from .amplification import Rule, amplify
 from .engine import Cell, Generation
+from .journal import Journal, Kept, Key, cell_key, run_id
 from .measures import PER_TOKEN, measure_text
 from .models import LoadedModel
 from .pairs import EncodedPair, PromptPair, describe_chat, encode_pairs
 from .reference import generate_by_loop
+from .runs import Sweep, assemble, differences, list_runs, planned_keys
 from .sampling import make_sampler
 from .settings import BadInput, Settings
-from .store import Journal, Kept, Key, Record, cell_key
+from .store import Record
 
 DIGITS = 6  # significant digits kept of a measure: float32 has no more
 Loop = Callable[..., Iterator[Any]]
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A finished sweep: its configuration, its records in the plan's order, and what it cost.
-
-    The records are without their lists per token; `whole_records` reads them from the journal.
-    """
-
-    run: dict[str, Any]
-    records: list[Record]
-    metadata: dict[str, Any]
-    journal: Journal = field(repr=False)
-    places: list[Kept] = field(repr=False)
-
-    def whole_records(self) -> Iterator[Record]:
-        """Yield the records with their lists per token, one after the other."""
-        for record, kept in zip(self.records, self.places, strict=True):
-            yield self.journal.whole(kept) | record
-
-
-def plan_cells(pairs: Sequence[PromptPair], settings: Settings) -> list[Cell]:
-    """Return every cell of the sweep, pair by pair, so that a pair's contexts are soon let go."""
-    return [
-        Cell(pair.id, alpha, sample, arm)
-        for pair in pairs
-        for alpha in settings.alphas
-        for sample in range(settings.samples)
-        for arm in settings.arms
-    ]
 
 
 def sweep(
@@ -87,48 +59,94 @@ def sweep(
         max_positions=model.max_positions,
     )
     by_id = {pair.pair.id: pair for pair in encoded}
-    run = run_configuration(model, settings, rule=rule, loop=loop)
-    journal = Journal(settings.data_dir, run)
-    plan = plan_cells(pairs, settings)
-    found = journal.read()
-    batch = None if loop else _choose_slots(model, settings, encoded, found.values())
+    configuration = run_configuration(model, settings, rule=rule, loop=loop)
+    journal = Journal(settings.data_dir, run_id(configuration))
+    plan = describe_plan(pairs, settings)
+    _say_what_is_kept(journal, configuration)
     tokens = 0
-    with journal.open() as writer:
+    with journal.open(configuration) as writer:
+        found = writer.found
+        batch = None if loop else _choose_slots(model, settings, encoded, found.values())
+        journal.write("plan.json", plan)
         if rerun and found:
-            writer.append({"rerun": rerun})
+            writer.append(journal.void(rerun))
             found = {key: kept for key, kept in found.items() if kept.record["alpha"] not in rerun}
-        missing = [cell for cell in plan if _key(cell, by_id) not in found]
-        with _progress_bar(len(plan) - len(missing), missing, settings.max_new_tokens) as bar:
+        planned = list(planned_keys(plan))
+        missing = [_cell(key) for key in planned if key not in found]
+        with _progress_bar(len(planned) - len(missing), missing, settings.max_new_tokens) as bar:
             made = _generations(model, missing, encoded, settings, rule, loop, batch, bar)
             for generation in made:
                 record = make_record(generation, by_id[generation.cell.pair_id], model)
                 place = writer.append({"generation": record})
-                found[cell_key(record)] = Kept.of(record, place)
+                found[cell_key(record)] = Kept.of(record, writer.name, place)
                 tokens += record["n_tokens"]
                 bar.total -= settings.max_new_tokens - record["n_tokens"]
                 bar.set_postfix_str(_glimpse(record["text"]), refresh=False)
-    seconds = time.perf_counter() - started
-    places = [found[_key(cell, by_id)] for cell in plan]
-    # What a pair is called may have changed since: its category is taken from the file of today.
-    records = [kept.record | _labels(by_id[kept.record["pair_id"]].pair) for kept in places]
-    metadata = {
-        "run_id": journal.id,
-        "run": run,
-        "settings": _public_settings(settings, model),
-        "slots": batch,
-        "chat": describe_chat(model.tokenizer),
-        "hardware": models.describe_hardware(model.device),
-        "generations": {"planned": len(plan), "made_in_this_call": len(missing)},
-        "throughput": {
-            "tokens": tokens,
-            "seconds": round(seconds, 3),
-            "tokens_per_second": round(tokens / seconds, 2),
-        },
-        "peak_memory_bytes": models.peak_memory(model.device),
-        "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        seconds = time.perf_counter() - started
+        metadata = {
+            "run_id": journal.id,
+            "run": configuration,
+            "settings": _public_settings(settings, model),
+            "slots": batch,
+            "chat": describe_chat(model.tokenizer),
+            "hardware": models.describe_hardware(model.device),
+            "generations": {"planned": len(planned), "made_in_this_call": len(missing)},
+            "throughput": {
+                "tokens": tokens,
+                "seconds": round(seconds, 3),
+                "tokens_per_second": round(tokens / seconds, 2),
+            },
+            "peak_memory_bytes": models.peak_memory(model.device),
+            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        journal.write("plan.json", plan | {"metadata": metadata})
+    return assemble(journal, configuration, plan, found, metadata)
+
+
+def describe_plan(pairs: Sequence[PromptPair], settings: Settings) -> dict[str, Any]:
+    """Return which cells are asked for, as it stands beside the journal."""
+    return {
+        "pairs": [
+            {
+                "id": pair.id,
+                "category": pair.category,
+                "is_null": pair.is_null,
+                "fingerprint": pair.fingerprint,
+                "a": list(pair.a),
+                "b": list(pair.b),
+            }
+            for pair in pairs
+        ],
+        "alphas": list(settings.alphas),
+        "samples": settings.samples,
+        "arms": list(settings.arms),
     }
-    run = {"id": journal.id, **run, "pairs": _describe_pairs(pairs)}
-    return Sweep(run, records, metadata, journal, places)
+
+
+def plan_cells(pairs: Sequence[PromptPair], settings: Settings) -> list[Cell]:
+    """Return every cell of a sweep in the order of the plan."""
+    return [_cell(key) for key in planned_keys(describe_plan(pairs, settings))]
+
+
+def _cell(key: Key) -> Cell:
+    pair_id, _, alpha, sample, arm = key
+    return Cell(pair_id, alpha, sample, arm)
+
+
+def _say_what_is_kept(journal: Journal, configuration: Mapping[str, Any]) -> None:
+    """One line when this is another experiment than the last one in this folder."""
+    earlier = list_runs(journal.data_dir)
+    if earlier and all(one.id != journal.id for one in earlier):
+        last = earlier[0]
+        try:
+            names = [name for name, _, _ in differences(last.configuration(), configuration)]
+        except BadInput:  # the earlier run is damaged: no obstacle to this one
+            names = ["settings"]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        print(
+            f"New run {journal.id}: {', '.join(names[:3])}{more} differ from run {last.id}, which "
+            "is kept in the journal"
+        )
 
 
 def _generations(
@@ -225,7 +243,8 @@ def make_record(generation: Generation, pair: EncodedPair, model: LoadedModel) -
         name: [_rounded(row[column]) for row in generation.per_token]
         for column, name in enumerate(PER_TOKEN)
     }
-    means = {name: _rounded(sum(values) / len(values)) for name, values in per_token.items()}
+    count = len(generation.per_token) or math.nan
+    means = {name: _rounded(sum(values) / count) for name, values in per_token.items()}
     return {
         "pair_id": cell.pair_id,
         "pair_fingerprint": pair.pair.fingerprint,
@@ -237,6 +256,7 @@ def make_record(generation: Generation, pair: EncodedPair, model: LoadedModel) -
         "token_ids": ids,
         "n_tokens": len(ids),
         "finish_reason": generation.finish_reason,
+        **({"error": generation.error} if generation.error else {}),
         "slots": generation.slots,
         "measures": means | {n: _rounded(v) for n, v in measure_text(text, spoken).items()},
         "per_token": per_token,
@@ -254,12 +274,9 @@ def _glimpse(text: str) -> str:
 
 
 def _rounded(value: float | int | None) -> float | int | None:
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
-
-
-def _key(cell: Cell, pairs: Mapping[str, EncodedPair]) -> Key:
-    fingerprint = pairs[cell.pair_id].pair.fingerprint
-    return (cell.pair_id, fingerprint, cell.alpha, cell.sample, cell.arm)
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    return value
 
 
 def _progress_bar(done: int, missing: Sequence[Cell], max_new_tokens: int) -> tqdm:
@@ -316,10 +333,3 @@ def _public_settings(settings: Settings, model: LoadedModel) -> dict[str, Any]:
     """Return the settings without the folders of this machine."""
     values = settings.model_dump(mode="json", exclude={"data_dir", "visualizations_dir"})
     return values | {"model": model.info["name"], "prompts": settings.prompts.name}
-
-
-def _describe_pairs(pairs: Sequence[PromptPair]) -> list[dict[str, Any]]:
-    return [
-        {"id": p.id, "category": p.category, "is_null": p.is_null, "a": list(p.a), "b": list(p.b)}
-        for p in pairs
-    ]

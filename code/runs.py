@@ -1,0 +1,63 @@
+"""Runs in the journal: list them, compare two, write a run's artifacts again without the model.
+
+    python code/runs.py                         # every run: name, size, model, settings
+    python code/runs.py compare 2cec 81f0       # which settings differ, which cells differ
+    python code/runs.py artifacts 2cec          # bring a run back: JSON, CSV, TXT and PNG from it
+    python code/runs.py artifacts               # of the last used run (make artifacts)
+
+A run is named by the beginning of its name. Exit code 0: done; 2: bad input, told in one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from logit_amplification import runs
+from logit_amplification.settings import BadInput, Settings, load_settings, shown_path
+
+
+def main(arguments: list[str]) -> int:
+    """Do what `arguments` ask for; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("command", nargs="?", choices=["list", "compare", "artifacts"])
+    parser.add_argument("run", nargs="*", help="the beginning of a run's name")
+    parser.add_argument("--data-dir", help="as in .env")
+    parser.add_argument("--visualizations-dir", help="as in .env")
+    options = parser.parse_args(arguments)
+    folders = {"data_dir": options.data_dir, "visualizations_dir": options.visualizations_dir}
+    try:
+        settings = load_settings(**folders)
+        if options.command == "compare":
+            compare(settings, options.run)
+        elif options.command == "artifacts":
+            artifacts(settings, options.run)
+        else:
+            for journal in runs.list_runs(settings.data_dir):
+                print(runs.describe(journal))
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def compare(settings: Settings, names: list[str]) -> None:
+    """Print in what two runs differ."""
+    if len(names) != 2:
+        raise BadInput(f"compare: {len(names)} runs named; two are needed")
+    one, two = (runs.find_run(settings.data_dir, name) for name in names)
+    print(f"{one.id} | {two.id}", *runs.compare(one, two), sep="\n")
+
+
+def artifacts(settings: Settings, names: list[str]) -> None:
+    """Write the artifacts of a run from its journal."""
+    from logit_amplification.artifacts import save_artifacts
+
+    if len(names) > 1:
+        raise BadInput(f"artifacts: {len(names)} runs named; at most one is needed")
+    recalled = runs.recall(settings.data_dir, names[0] if names else "")
+    print("Wrote", *map(shown_path, save_artifacts(recalled, settings)), sep="\n  ")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
