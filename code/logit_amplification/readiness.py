@@ -47,7 +47,7 @@ PROCESS_BYTES = 900_000_000
 # them), and of an answer by default: what the default sweep's memory is reckoned with.
 BUILT_IN_PROMPT, NEW_TOKENS = 352, 100
 CHARACTERS_PER_TOKEN = 3  # of other prompts, whose tokenizer is not at hand: rather too few
-HUB_SECONDS = 3
+HUB_SECONDS = 2
 
 
 class Check(NamedTuple):
