@@ -31,7 +31,8 @@ UNREACHABLE = BROKEN | {"ConnectError", "LocalEntryNotFoundError"}
 def fetch(model: str, revision: str) -> Path:
     """Return the folder of a model's snapshot, fetching what the cache lacks of it.
 
-    A connection that breaks goes on at the same byte; finished files are never fetched again.
+    After a broken connection at most 10 MB of a file come again, after a reset one the file, and
+    finished files never.
     Raises BadInput when the hub refuses, cannot be reached, or the disk is too small.
     """
     from huggingface_hub import constants, errors, snapshot_download
@@ -100,25 +101,22 @@ def verify(model: str, folder: Path) -> list[str]:
     return wrong
 
 
-def remove_orphans(model: str) -> int:
-    """Delete what killed downloads of this model left half done; return its bytes.
+def remove_orphans(model: str) -> None:
+    """Delete what killed downloads of this model left half done.
 
     huggingface_hub begins such a file anew under another name and would leave the old one forever.
     A file whose lock another process holds is being fetched right now: it stays.
     """
     from filelock import FileLock, Timeout
 
-    removed = 0
     folder = model_folder(model)
     for path in folder.glob("blobs/*.incomplete"):
         lock = cache_folder() / ".locks" / folder.name / f"{path.name.split('.')[0]}.lock"
         try:
             with FileLock(lock, timeout=0):
-                removed += path.stat().st_size
                 path.unlink()
         except (OSError, Timeout):
             continue
-    return removed
 
 
 def _check_disk(model: str, needed: int) -> None:

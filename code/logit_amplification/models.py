@@ -298,7 +298,7 @@ def keep_heap_tight() -> None:
     """Have large blocks given back when they are freed (Linux with glibc; for the whole process).
 
     Quantised layers are packed and, on a CPU, unpacked at every step. glibc learns to keep such
-    blocks: Mistral in 4 bit would take 6.6 GB, not 4.7.
+    blocks: Mistral in 4 bit would take 6.7 GB, not 4.8.
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)

@@ -110,17 +110,14 @@ def describe(journal: Journal) -> str:
     configuration, plan = journal.configuration(), journal.plan()
     model, sampling = configuration["model"], configuration["sampling"]
     planned = sum(1 for _ in planned_keys(plan))
-    changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(_last_change(journal)))
+    changed = time.localtime((journal.folder / "plan.json").stat().st_mtime)
+    used = time.strftime("%Y-%m-%d %H:%M", changed)
     finished = len(set(planned_keys(plan)) & journal.read().keys())
     return (
-        f"{journal.id}  {changed}  {finished} of {planned} generations  {model['name']} "
+        f"{journal.id}  {used}  {finished} of {planned} generations  {model['name']} "
         f"{model['quantization']} {model['dtype']}, temperature {sampling['temperature']:g}, top-p "
         f"{sampling['top_p']:g}, seed {sampling['seed']}, rule {configuration['rule']['name']}"
     )
-
-
-def _last_change(journal: Journal) -> float:
-    return (journal.folder / "plan.json").stat().st_mtime
 
 
 def compare(one: Journal, two: Journal) -> Iterator[str]:
