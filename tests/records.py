@@ -17,15 +17,16 @@ RUN = {
 }
 
 
-def make_record(pair_id, alpha, *, sample=0, category="x", is_null=False, arm="full", **measures):
+def make_record(pair_id, alpha, *, sample=0, category="x", control="", arm="full", **measures):
     """One record with every measure at 1.0 unless given; the text follows alpha unless null."""
-    tokens = [5, 6, 7, 8, 9] if is_null else [5, 6, 7, 8, 9 + round(10 * alpha)]
-    text = f"answer {'' if is_null else alpha} <b>$x$</b>"
+    tokens = [5, 6, 7, 8, 9] if control == "null" else [5, 6, 7, 8, 9 + round(10 * alpha)]
+    outcome = measures.pop("outcome", "on_task")
+    text = f"answer {'' if control == 'null' else alpha} <b>$x$</b>"
     return {
         "pair_id": pair_id,
         "pair_fingerprint": "f" * 16,
         "category": category,
-        "is_null": is_null,
+        "control": control,
         "alpha": alpha,
         "sample": sample,
         "arm": arm,
@@ -33,6 +34,7 @@ def make_record(pair_id, alpha, *, sample=0, category="x", is_null=False, arm="f
         "token_ids": tokens,
         "n_tokens": measures.pop("n_tokens", len(tokens)),
         "finish_reason": measures.pop("finish_reason", "length"),
+        "outcome": {"label": outcome, "evidence": "by hand"},
         "measures": dict.fromkeys(PER_TOKEN, 1.0) | measure_text(text, tokens) | measures,
         "per_token": {name: [1.0] * len(tokens) for name in PER_TOKEN},
     }
@@ -45,7 +47,7 @@ def make_sweep(values, *, alphas=(0.0, 1.0), measure="nll_a", arm="full"):
             pair_id,
             alpha,
             category=f"category of {pair_id[0]}",
-            is_null=pair_id == "null",
+            control="null" if pair_id == "null" else "",
             arm=arm,
             **{measure: value},
         )
@@ -53,6 +55,6 @@ def make_sweep(values, *, alphas=(0.0, 1.0), measure="nll_a", arm="full"):
         for alpha, value in zip(alphas, row, strict=True)
     ]
     chat = [{"role": "user", "content": "What costs $5?"}]
-    shared = {"category": "x", "is_null": False, "a": chat, "b": chat}
+    shared = {"category": "x", "control": "", "origin": "", "a": chat, "b": chat}
     pairs = [{"id": pair_id} | shared for pair_id in values]
     return RUN | {"pairs": pairs}, records

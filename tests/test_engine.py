@@ -10,7 +10,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from logit_amplification import engine, slots
-from logit_amplification.amplification import ARMS, amplify
+from logit_amplification.amplification import amplify
+from logit_amplification.arms import ARMS
 from logit_amplification.engine import Cell
 from logit_amplification.models import LoadedModel
 from logit_amplification.pairs import PromptPair, encode_pairs, read_pairs

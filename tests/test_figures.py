@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from logit_amplification import figures
+from logit_amplification import figure_style, figures
 from logit_amplification.settings import BadInput
 from records import make_sweep
 
@@ -14,13 +14,16 @@ NAMES = {
     "logits_analysis.png",
     "dose_response.png",
     "text_by_alpha.png",
+    "arms.png",
+    "outcomes.png",
+    "behaviour_coherence.png",
 }
 
 
 def test_all_figures_are_saved_as_png_without_a_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        paths = figures.save_figures(figures.draw_all(*make_sweep(VALUES)), tmp_path / "new")
+        paths = figure_style.save_figures(figures.draw_all(*make_sweep(VALUES)), tmp_path / "new")
     assert {path.name for path in paths} == NAMES == {p.name for p in (tmp_path / "new").iterdir()}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
@@ -28,7 +31,7 @@ def test_all_figures_are_saved_as_png_without_a_warning(tmp_path):
 @pytest.mark.parametrize("values", [{"null": [1, 1]}, {"a": [1, 2]}, {"a": [1], "b": [2]}])
 def test_small_sweeps_can_be_drawn_too(tmp_path, values):
     alphas = (0.0, 1.0)[: len(next(iter(values.values())))]
-    assert figures.save_figures(figures.draw_all(*make_sweep(values, alphas=alphas)), tmp_path)
+    assert figure_style.save_figures(figures.draw_all(*make_sweep(values, alphas=alphas)), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +61,7 @@ def test_the_legend_covers_no_panel(draw):
 
 def test_the_mean_line_is_the_mean_over_pairs_without_the_null_pair():
     panel = figures.draw_dose_response(*make_sweep(VALUES)).axes[1]
-    means = next(line for line in panel.lines if line.get_color() == figures.MEAN)
+    means = next(line for line in panel.lines if line.get_color() == figure_style.MEAN)
     assert list(means.get_ydata()) == pytest.approx([3.0, 4.0])
 
 
@@ -72,4 +75,4 @@ def test_model_text_is_drawn_as_it_is():
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match="VISUALIZATIONS_DIR"):
-        figures.save_figures({}, tmp_path / "file" / "below")
+        figure_style.save_figures({}, tmp_path / "file" / "below")

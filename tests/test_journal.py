@@ -174,7 +174,7 @@ def test_a_second_sweep_on_a_folder_is_refused_and_a_dead_one_is_no_obstacle(tmp
 
 @pytest.mark.parametrize(
     ("kilobytes", "told"),
-    [(3, "/0.jsonl in "), (7, "amplification_results.json in ")],
+    [(3, "/0.jsonl in "), (9, "amplification_results.json in ")],
 )
 def test_a_full_disk_ends_the_sweep_with_one_line_and_keeps_what_is_finished(
     flags, tmp_path, kilobytes, told
@@ -376,7 +376,7 @@ def test_artifacts_of_an_unfinished_run_hold_what_is_finished(tiny, settings, mo
         sweep(tiny, PAIRS, settings)
     recalled = runs.recall(settings.data_dir, "")
     assert len(recalled.records) == 12
-    assert len(save_artifacts(recalled, settings)) == 9
+    assert len(save_artifacts(recalled, settings)) == 13
     assert "12 of 18 generations" in runs.describe(recalled.journal)
 
 

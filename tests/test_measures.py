@@ -117,3 +117,22 @@ def test_measures_stay_finite_at_alpha_64():
     extreme = A + 64 * (A - B)
     assert all(v.isfinite().all() for v in measured(amplified=extreme).values())
     assert math.isfinite(float(measured(amplified=extreme)["kl_amplified_a"].max()))
+
+
+def test_what_an_api_would_have_shown_of_a_step():
+    """A's list is ids 0 to 19, B's 10 to 29; half of A's mass is evenly in its list."""
+    a, b = torch.full((3, 120), math.log(0.5 / 100)), torch.full((3, 120), math.log(0.1 / 100))
+    a[:, :20] = math.log(0.5 / 20)
+    b[:, 10:30] = math.log(0.9 / 20)
+    step = measured(a, b, a, torch.tensor([5, 25, 40]))
+    assert close(step["outside_top20_a"], torch.full((3,), 0.5))
+    assert close(step["outside_top20_b"], torch.full((3,), 0.1))
+    assert step["overlap_top20"].tolist() == [10, 10, 10]
+    assert step["reachable_top20"].tolist() == [1, 1, 0]
+
+
+def test_a_vocabulary_of_fewer_than_twenty_is_seen_whole():
+    a = torch.randn(2, 7)
+    step = measured(a, a, a, torch.tensor([0, 6]))
+    assert step["overlap_top20"].tolist() == [7, 7] and step["reachable_top20"].tolist() == [1, 1]
+    assert step["outside_top20_a"].max() < 1e-6

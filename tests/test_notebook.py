@@ -91,6 +91,7 @@ def small(notebook, tmp_path, **parameters):
         "model": "demo",
         "alphas": [0.0, 1.5],
         "max_new_tokens": 8,
+        "arms": "full",
         "slots": 4,
         "prompts": str(tmp_path / "prompts.csv"),
         "data_dir": str(tmp_path / "data"),
@@ -116,7 +117,7 @@ def execute(notebook):
 
 
 def test_the_notebook_runs_from_top_to_bottom(notebook, tmp_path):
-    executed = execute(small(notebook, tmp_path))
+    executed = execute(small(notebook, tmp_path, arms="full,api_sentinel", controls="swapped"))
     names = {
         path.name for folder in ("data", "visualizations") for path in (tmp_path / folder).iterdir()
     }
@@ -130,11 +131,15 @@ def test_the_notebook_runs_from_top_to_bottom(notebook, tmp_path):
         "text_by_alpha.png",
         "logits_analysis.png",
         "response_length_analysis.png",
+        "generations.csv",
+        "arms.png",
+        "outcomes.png",
+        "behaviour_coherence.png",
     } <= names
     outputs = [output for cell in code_cells(executed) for output in cell.outputs]
     assert not [o for o in outputs if o.get("name") == "stderr"]
     results = json.loads((tmp_path / "data" / "amplification_results.json").read_text("utf-8"))
-    assert len(results["generations"]) == 3 * 2
+    assert len(results["generations"]) == (3 + 2) * 2 * 2  # pairs and swapped, alphas, arms
 
 
 def test_editing_the_rule_cell_changes_what_the_sweep_runs_and_one_alpha_can_be_run_again(

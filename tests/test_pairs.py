@@ -1,6 +1,7 @@
 """Prompt files: good ones are read as meant, bad ones get one line; and the chat template."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -40,10 +41,10 @@ def complaint(path):
 
 def test_the_built_in_pairs_are_what_the_readme_says():
     pairs = read_pairs(ROOT / "data" / "prompt_pairs.csv")
-    contrasts = [pair for pair in pairs if not pair.is_null]
+    contrasts = [pair for pair in pairs if not pair.control]
     assert len(contrasts) >= 24
     assert len({pair.category for pair in contrasts}) >= 6
-    assert sum(pair.is_null for pair in pairs) >= 1
+    assert sum(pair.control == "null" for pair in pairs) >= 1
     users = {pair.id for pair in contrasts if pair.a[-1] != pair.b[-1]}
     systems = {pair.id for pair in contrasts if pair.a[0] != pair.b[0]} - users
     assert len(users) >= 5 and len(systems) >= 5
@@ -68,7 +69,7 @@ def test_csv_columns_become_two_chats(tmp_path):
         {"role": "user", "content": 'Say "hi",\nplease'},
     )
     assert pair.b == ({"role": "user", "content": 'Say "hi",\nplease'},)
-    assert null.is_null and null.category == "control" and null.a == pair.a
+    assert null.control == "null" and null.category == "control" and null.a == pair.a
 
 
 def test_json_lines_json_and_csv_say_the_same(tmp_path):
@@ -93,7 +94,7 @@ def test_message_lists_are_taken_as_they_are(tmp_path):
 def test_a_file_with_a_null_pair_gets_no_second_one(tmp_path):
     text = HEADER + "p,c,Hi,,,\n"
     (pair,) = read_pairs(write(tmp_path, "p.csv", text))
-    assert pair.is_null
+    assert pair.control == "null"
 
 
 def test_the_fingerprint_changes_with_either_chat():
@@ -115,7 +116,7 @@ def test_the_fingerprint_changes_with_either_chat():
         ("p.csv", HEADER + ",c,Hi,,,\n", "line 2: id is empty"),
         ("p.csv", HEADER + "p,,Hi,,,\n", "line 2: category is empty"),
         ("p.csv", HEADER + "p,c,Hi,,,\np,c,Ho,,,\n", "line 3: the id 'p' is used twice"),
-        ("p.csv", HEADER + "p,c,Hi,,,,extra\n", "line 2: more cells"),
+        ("p.csv", HEADER + "p,c,Hi,,,,,,extra\n", "line 2: more cells"),
         ("p.csv", HEADER + 'p,c,"Hi,,,\n', "line 2"),
         ("p.csv", "id,category,a_user,colour\np,c,Hi,red\n", "unknown column 'colour'"),
         ("p.csv", HEADER.encode() + b"p,c,\xff\xfe,,,\n", "not UTF-8"),
@@ -224,3 +225,60 @@ def test_prompt_and_answer_may_fill_the_context_exactly(tiny):
     assert encode_one(tiny, [USER], max_new_tokens=512 - used)
     with pytest.raises(BadInput, match="exceed"):
         encode_one(tiny, [USER], max_new_tokens=513 - used)
+
+
+# -------------------------------------------------------------------------------------- controls
+
+CONTROLLED = HEADER + "one,x,Hi,Ho,S,,Hey,T\ntwo,y,Ha,He,,,,\nthree,y,Hu,Hy,,,Huh,\n"
+
+
+def test_controls_are_derived_from_the_pairs_and_say_from_which(tmp_path):
+    path = write(tmp_path, "p.csv", CONTROLLED)
+    pairs = {p.id: p for p in read_pairs(path, ("swapped", "shuffled", "paraphrase"))}
+    one, swapped = pairs["one"], pairs["one~swapped"]
+    assert (swapped.a, swapped.b) == (one.b, one.a)
+    assert swapped.control == "swapped" and swapped.origin == "one"
+    assert swapped.category == "control: swapped"
+    shuffled = pairs["one~shuffled"]
+    assert shuffled.a == one.a and shuffled.b in (pairs["two"].b, pairs["three"].b)
+    paraphrase = pairs["one~paraphrase"]
+    assert paraphrase.a == one.a
+    assert [m["content"] for m in paraphrase.b] == ["T", "Hey"]
+    assert "two~paraphrase" not in pairs and "three~paraphrase" in pairs
+    assert not [name for name in pairs if name.startswith("null-control~")]
+    assert len(pairs) == 3 + 1 + 3 + 3 + 2
+
+
+def test_a_paraphrase_takes_what_it_does_not_say_from_a(tmp_path):
+    path = write(tmp_path, "p.csv", HEADER + "one,x,Hi,Ho,S,,Hey,\ntwo,x,Hi,Ho,S,,,T\n")
+    one, two = read_pairs(path)[:2]
+    assert [m["content"] for m in one.paraphrase] == ["S", "Hey"]
+    assert [m["content"] for m in two.paraphrase] == ["T", "Hi"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "controls", "told"),
+    [
+        ("one,x,Hi,Ho,,,,\n", ("paraphrase",), "CONTROLS = paraphrase: no pair"),
+        ("one,x,Hi,Ho,,,,\n", ("shuffled",), "CONTROLS = shuffled: no pair"),
+        ("one,x,Hi,Ho,,,Hi,\n", (), "the paraphrase of the pair 'one' is its chat A"),
+        ("one,x,Hi,Ho,,,,\none~swapped,x,Hi,Ha,,,,\n", ("swapped",), "CONTROLS: an id"),
+    ],
+)
+def test_controls_that_cannot_be_are_refused(tmp_path, rows, controls, told):
+    with pytest.raises(BadInput, match=re.escape(told)):
+        read_pairs(write(tmp_path, "p.csv", HEADER + rows), controls)
+
+
+def test_a_paraphrase_can_be_a_message_list(tmp_path):
+    chat = [{"role": "user", "content": "Hi"}]
+    row = {"id": "x", "category": "c", "a": chat, "b": [chat[0] | {"content": "Ho"}]}
+    row["p"] = [{"role": "user", "content": "Hey"}]
+    (pair, *_) = read_pairs(write(tmp_path, "p.json", json.dumps([row])))
+    assert pair.paraphrase[0]["content"] == "Hey"
+
+
+def test_the_built_in_pairs_all_have_a_paraphrase_but_the_null_pair():
+    pairs = read_pairs(ROOT / "data" / "prompt_pairs.csv")
+    assert all(pair.paraphrase for pair in pairs if not pair.control)
+    assert all(pair.paraphrase != pair.a for pair in pairs)

@@ -9,7 +9,8 @@ from logit_amplification import engine, slots
 from logit_amplification.amplification import amplify
 from logit_amplification.journal import Journal, run_id
 from logit_amplification.measures import PER_TOKEN
-from logit_amplification.pairs import PromptPair
+from logit_amplification.outcomes import outcome
+from logit_amplification.pairs import PromptPair, with_controls
 from logit_amplification.reference import sample_amplified
 from logit_amplification.settings import BadInput
 from logit_amplification.store import read_results, write_results
@@ -37,7 +38,8 @@ def test_a_record_holds_what_the_contract_names(tiny, settings):
     for record in sweep(tiny, PAIRS, settings).whole_records():
         assert record["n_tokens"] == len(record["token_ids"])
         assert record["finish_reason"] in ("eos", "length")
-        assert set(record["per_token"]) == set(PER_TOKEN)
+        assert set(record["per_token"]) == {"token", *PER_TOKEN}
+        assert "".join(record["per_token"]["token"]).startswith(record["text"])
         assert {len(values) for values in record["per_token"].values()} == {record["n_tokens"]}
         for name in PER_TOKEN:
             values = record["per_token"][name]
@@ -286,3 +288,46 @@ def test_nothing_of_this_machine_stands_in_run_or_metadata(tiny, settings, tmp_p
     assert done.metadata["peak_memory_bytes"] > 10_000_000
     assert done.metadata["chat"]["system_role"] == "folded into the first user message"
     assert done.run["rule"]["name"] == amplify.__name__
+
+
+def test_controls_share_the_random_numbers_of_their_pair(tiny, settings):
+    """So swapped at alpha 0 is the pair at alpha -1, and shuffled at alpha 0 the pair at 0."""
+    pairs = with_controls(PAIRS, ("swapped", "shuffled"))
+    asked = settings.model_copy(update={"alphas": (-1.0, 0.0, 2.0)})
+    done = sweep(tiny, pairs, asked)
+    ids = {(r["pair_id"], r["alpha"], r["sample"]): r["token_ids"] for r in done.records}
+    for sample in (0, 1):
+        assert ids["long~swapped", 0.0, sample] == ids["long", -1.0, sample]
+        assert ids["long~swapped", -1.0, sample] == ids["long", 0.0, sample]
+        assert ids["long~shuffled", 0.0, sample] == ids["long", 0.0, sample]
+        assert ids["long~shuffled", 2.0, sample] != ids["long", 2.0, sample]
+    labels = {r["pair_id"]: (r["control"], r["category"]) for r in done.records}
+    assert labels["long~swapped"] == ("swapped", "control: swapped")
+    assert labels["long"] == ("", "x") and labels["null-control"][0] == "null"
+
+
+def test_every_arm_of_a_cell_has_the_same_random_numbers(tiny, settings):
+    """A list longer than the vocabulary of 259 leaves the rule alone: the same tokens."""
+    asked = settings.model_copy(update={"arms": ("full", "candidates_top1000", "plausible")})
+    texts = {}
+    for record in sweep(tiny, PAIRS, asked).records:
+        cell = record["pair_id"], record["alpha"], record["sample"]
+        texts.setdefault(record["arm"], {})[cell] = record["token_ids"]
+    assert texts["full"] == texts["candidates_top1000"]
+    assert texts["full"] != texts["plausible"]
+
+
+def test_the_power_of_the_design_is_told_before_the_sweep(tiny, settings, capsys):
+    sweep(tiny, PAIRS, settings)
+    told = capsys.readouterr().out
+    assert told.index("2 pairs: can see") < told.index("generations to make")
+
+
+def test_every_record_of_a_sweep_has_its_outcome_and_the_evidence(tiny, settings):
+    done = sweep(tiny, PAIRS, settings)
+    for record in done.records:
+        nll = record["measures"]["nll_a"]
+        expected = outcome(record["text"], nll, record["measures"]["repeated_4gram_share"])
+        assert record["outcome"] == expected._asdict()
+    path = write_results(settings.data_dir, done.run, done.whole_records())
+    assert all(g["outcome"]["evidence"] for g in json.loads(path.read_text())["generations"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import figures, report, stats, store
+from .figure_style import save_figures
 from .runs import Sweep
 from .settings import BadInput, Settings
 
@@ -25,5 +26,5 @@ def save_artifacts(done: Sweep, settings: Settings) -> list[Path]:
     return [
         *written,
         *report.write_reports(settings.data_dir, done.run, done.records),
-        *figures.save_figures(drawn, settings.visualizations_dir),
+        *save_figures(drawn, settings.visualizations_dir),
     ]

@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .amplification import ARMS, Rule, amplify
+from .amplification import Rule, amplify
+from .arms import ARMS
 from .measures import PER_TOKEN, measure_step
 from .sampling import Sampler, uniforms
 from .settings import BadInput
 from .slots import Ids, Prefixes, Slots
 
 # To be raised with every change that can change a token or a measure: it is part of a run's name.
-VERSION = 2
+VERSION = 3
 # Rows that rule, draw and measures take at once. On a CPU what lies between them stays in its cache
 # (docs/LOG.md); a GPU wants all of them.
 ROWS_AT_ONCE = {"cpu": 8}
@@ -37,6 +38,7 @@ class Cell:
     alpha: float
     sample: int
     arm: str = "full"
+    origin: str = ""  # the pair whose random numbers it shares, if not its own
 
 
 @dataclass
@@ -101,6 +103,11 @@ def generate(
         model.set_attn_implementation(attention)
 
 
+def cell_uniforms(cell: Cell, seed: int, count: int) -> Tensor:
+    """Return the random numbers of a cell, the same for every alpha and arm (`uniforms`)."""
+    return uniforms(seed, cell.origin or cell.pair_id, cell.sample, count)
+
+
 class Batch:
     """The slots, and the generations in them: what each is being given, and what it has."""
 
@@ -160,13 +167,13 @@ class Batch:
 
     def _fill(self, slot: int, cell: Cell) -> None:
         self.slots.fill(slot, *map(self.prefixes.take, self.contexts[cell.pair_id]))
-        self.numbers[slot] = uniforms(self.seed, cell.pair_id, cell.sample, self.new_tokens)
+        self.numbers[slot] = cell_uniforms(cell, self.seed, self.new_tokens)
         self.alphas[slot] = cell.alpha
         self.arms[slot] = cell.arm
         self.made[slot] = 0
 
     def _draw(self, rule: Rule, sampler: Sampler) -> Tensor:
-        """Return (slots, 10) float32, a token's measures and its id; idle rows mean nothing.
+        """Return (slots, 14) float32, a token's measures and its id; idle rows mean nothing.
 
         One tensor, so that the GPU is waited for once. Ids below 2^24 are exact in float32.
         """

@@ -3,71 +3,44 @@
 from __future__ import annotations
 
 import textwrap
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy
 import pandas
 from matplotlib import ticker
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from . import stats
-from .report import run_in_words
-from .settings import BadInput
+from .comparison_figures import draw_arms, draw_outcomes, draw_path
+from .figure_style import (
+    COLOURS,
+    MARKERS,
+    MEAN,
+    NULL,
+    STYLE,
+    canvas,
+    legend_below,
+    one_line,
+    plain,
+)
 from .store import Record
-
-# Okabe and Ito's palette, told apart in every kind of colour blindness; markers say it again.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-MEAN, NULL = "#0072B2", "#D55E00"
-STYLE = {
-    "figure.constrained_layout.use": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E5E5E5",
-    "axes.axisbelow": True,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 10,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "svg.fonttype": "none",
-}
-DPI = 200
 
 
 def draw_all(run: dict[str, Any], records: Sequence[Record]) -> dict[str, Figure]:
-    """Return every figure by its file name, for the arm swept first."""
-    arm = records[0]["arm"]
-    records = [record for record in records if record["arm"] == arm]
+    """Return every figure by its file name; those of one arm are of the arm swept first."""
+    first = [record for record in records if record["arm"] == records[0]["arm"]]
     return {
-        "response_length_analysis.png": draw_response_length(run, records),
-        "logits_analysis.png": draw_logits(run, records),
-        "dose_response.png": draw_dose_response(run, records),
-        "text_by_alpha.png": draw_texts(run, records),
+        "response_length_analysis.png": draw_response_length(run, first),
+        "logits_analysis.png": draw_logits(run, first),
+        "dose_response.png": draw_dose_response(run, first),
+        "text_by_alpha.png": draw_texts(run, first),
+        "arms.png": draw_arms(run, records),
+        "outcomes.png": draw_outcomes(run, records),
+        "behaviour_coherence.png": draw_path(run, records),
     }
-
-
-def save_figures(figures: dict[str, Figure], folder: Path) -> list[Path]:
-    """Write the figures as PNG files and return their paths."""
-    paths = []
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.items():
-            scratch = Path(folder) / f".{name}.tmp"
-            with warnings.catch_warnings():  # a character that the font lacks is drawn as a box
-                warnings.filterwarnings("ignore", message="Glyph .* missing")
-                figure.savefig(scratch, format="png", dpi=DPI)
-            paths.append(scratch.replace(Path(folder) / name))
-    except OSError as error:
-        raise BadInput(f"VISUALIZATIONS_DIR = {str(folder)!r}: {error.strerror}") from None
-    return paths
 
 
 # --------------------------------------------------------------------------------------- figures
@@ -82,12 +55,12 @@ def draw_dose_response(run: dict[str, Any], records: Sequence[Record]) -> Figure
         ("repeated_4gram_share", "How much the text repeats itself", "share of repeated 4-grams"),
     )
     with matplotlib.rc_context(STYLE):
-        figure, canvas = _canvas((13, 5.2), "Dose and response of amplification", run, records)
-        axes = canvas.subplots(1, 3)
+        figure, grid = canvas((13, 5.2), "Dose and response of amplification", run, records)
+        axes = grid.subplots(1, 3)
         for panel, (name, title, label) in zip(axes, panels, strict=True):
             _dose_panel(panel, frame, name)
             panel.set(title=title, xlabel="alpha", ylabel=label)
-        _legend(figure, _dose_handles(frame))
+        legend_below(figure, _dose_handles(frame))
     return figure
 
 
@@ -96,8 +69,8 @@ def draw_response_length(run: dict[str, Any], records: Sequence[Record]) -> Figu
     frame = stats.to_frame(records)
     limit = run["sampling"]["max_new_tokens"]
     with matplotlib.rc_context(STYLE):
-        figure, canvas = _canvas((13, 5.4), "Response length", run, records)
-        every, category, ended = canvas.subplots(1, 3)
+        figure, grid = canvas((13, 5.4), "Response length", run, records)
+        every, category, ended = grid.subplots(1, 3)
         _dose_panel(every, frame, "n_tokens")
         every.axhline(limit, color="#7F7F7F", linewidth=1, linestyle=":")
         every.annotate(
@@ -115,7 +88,7 @@ def draw_response_length(run: dict[str, Any], records: Sequence[Record]) -> Figu
         _dose_panel(ended, frame, "ended_by_eos", lines=False)
         ended.set(title="Answers that end by themselves", xlabel="alpha", ylabel="share of answers")
         ended.set_ylim(-0.03, 1.03)
-        _legend(figure, [*_dose_handles(frame), *handles])
+        legend_below(figure, [*_dose_handles(frame), *handles])
     return figure
 
 
@@ -123,8 +96,8 @@ def draw_logits(run: dict[str, Any], records: Sequence[Record]) -> Figure:
     """Range and spread of the amplified logits against alpha; length against spread."""
     frame = stats.to_frame(records)
     with matplotlib.rc_context(STYLE):
-        figure, canvas = _canvas((11, 9.4), "The amplified logits", run, records)
-        (extent, spread), (category, scatter) = canvas.subplots(2, 2)
+        figure, grid = canvas((11, 9.4), "The amplified logits", run, records)
+        (extent, spread), (category, scatter) = grid.subplots(2, 2)
         _dose_panel(extent, frame, "logit_range")
         extent.set(
             title="Range over the vocabulary", xlabel="alpha", ylabel="largest - smallest logit"
@@ -139,7 +112,7 @@ def draw_logits(run: dict[str, Any], records: Sequence[Record]) -> Figure:
         category.set(
             title="Spread by category", xlabel="alpha", ylabel="standard deviation of logits"
         )
-        shown = frame[~frame["is_null"]]
+        shown = stats.effects(frame)
         points = scatter.scatter(
             shown["logit_std"],
             shown["n_tokens"],
@@ -148,13 +121,13 @@ def draw_logits(run: dict[str, Any], records: Sequence[Record]) -> Figure:
             s=22,
             alpha=0.85,
         )
-        canvas.colorbar(points, ax=scatter, label="alpha")
+        grid.colorbar(points, ax=scatter, label="alpha")
         scatter.set(
             title="Length against spread, one point per generation",
             xlabel="standard deviation of logits",
             ylabel="tokens per answer",
         )
-        _legend(figure, [*_dose_handles(frame), *handles])
+        legend_below(figure, [*_dose_handles(frame), *handles])
     return figure
 
 
@@ -165,7 +138,7 @@ def draw_texts(
     pair_id = pair_id or records[0]["pair_id"]
     shown = [r for r in records if r["pair_id"] == pair_id and r["sample"] == 0]
     pair = next(pair for pair in run["pairs"] if pair["id"] == pair_id)
-    blocks = [(f"alpha {r['alpha']:g}", _clean(r["text"]), _numbers(r)) for r in shown]
+    blocks = [(f"alpha {r['alpha']:g}", one_line(r["text"]), _numbers(r)) for r in shown]
     blocks = [
         (head, textwrap.wrap(text, 138) or ["(nothing)"], foot) for head, text, foot in blocks
     ]
@@ -178,8 +151,8 @@ def draw_texts(
         axes.text(0, 0.5, f"One prompt at every alpha: {pair_id}", weight="bold", size=12)
         for line, side in ((2.0, "a"), (3.1, "b")):
             axes.text(0, line, side.upper(), weight="bold", color=MEAN if side == "a" else NULL)
-            chat = "  |  ".join(f"{m['role']}: {_clean(m['content'])}" for m in pair[side])
-            axes.text(0.02, line, _plain(textwrap.shorten(chat, 150, placeholder=" …")), size=9.5)
+            chat = "  |  ".join(f"{m['role']}: {one_line(m['content'])}" for m in pair[side])
+            axes.text(0.02, line, plain(textwrap.shorten(chat, 150, placeholder=" …")), size=9.5)
         line = 4.6
         for index, (head, text, foot) in enumerate(blocks):
             if index % 2 == 0:
@@ -187,7 +160,7 @@ def draw_texts(
             axes.text(0.005, line, head, weight="bold", va="baseline")
             axes.text(0.005, line + 1, foot, size=8, color="#555555", va="baseline")
             for offset, part in enumerate(text):
-                axes.text(0.16, line + offset, _plain(part), size=9.5, va="baseline")
+                axes.text(0.16, line + offset, plain(part), size=9.5, va="baseline")
             line += max(len(text), 2) + 1.1
         axes.set_ylim(line + 1.0, 0)
         model = run["model"]
@@ -202,29 +175,69 @@ def draw_texts(
     return figure
 
 
+def draw_profile(
+    profiles: pandas.DataFrame, changes: pandas.DataFrame, alphas: Sequence[float], title: str
+) -> Figure:
+    """What every alpha would do to the same texts: KL, entropy, likelihood and changed argmax.
+
+    profiles: a row per pair and alpha, as `alpha_profile.to_frame` makes it; changes: a row per
+    change of an argmax. alphas: those of a sweep, marked.
+    """
+    panels = (
+        ("kl_amplified_a", "Distance from A", "KL(amplified ‖ A), nats per token"),
+        ("entropy", "Entropy", "entropy of the amplified distribution, nats"),
+        ("cross_entropy", "How unlikely the text of alpha 0 becomes", "cross-entropy, nats"),
+        ("changed_share", "Likeliest token is another than at alpha 0", "share of positions"),
+    )
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11, 8))
+        figure.suptitle(title, x=0.01, ha="left", weight="bold")
+        for axes, (name, heading, label) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+            table = profiles.pivot_table(index="alpha", columns="pair_id", values=name)
+            axes.plot(table.index, table, color="#9DB7C9", linewidth=0.7, alpha=0.7)
+            axes.plot(table.index, table.mean(axis=1), color=MEAN, linewidth=2.4)
+            swept = [alpha for alpha in alphas if table.index[0] <= alpha <= table.index[-1]]
+            for alpha in swept:
+                axes.axvline(alpha, color=NULL, linewidth=0.8, linestyle=":")
+            axes.set(title=heading, xlabel="alpha", ylabel=label)
+        axes.text(
+            *(0.98, 0.04),
+            f"{len(changes)} changes of a likeliest token, each at an exact alpha",
+            transform=axes.transAxes,
+            ha="right",
+            size=9,
+        )
+        handles = [
+            Line2D([], [], color="#9DB7C9", linewidth=1, label="one pair"),
+            Line2D([], [], color=MEAN, linewidth=2.4, label=f"mean of {table.shape[1]} pairs"),
+            Line2D([], [], color=NULL, linewidth=0.8, linestyle=":", label="alphas of the sweep"),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure
+
+
 # ---------------------------------------------------------------------------------------- panels
 
 
 def _dose_panel(axes: Axes, frame: pandas.DataFrame, name: str, *, lines: bool = True) -> None:
     """A thin line per pair, the mean over pairs with its 95 % interval, and the null pair."""
-    table = stats.by_pair(frame[~frame["is_null"]], name)
-    null = stats.by_pair(frame[frame["is_null"]], name)
+    table = stats.by_pair(stats.effects(frame), name)
+    null = stats.by_pair(frame[frame["control"] == "null"], name)
     if lines:
         axes.plot(table.columns, table.T, color="#9DB7C9", linewidth=0.7, alpha=0.7, zorder=1)
     if len(table):
-        mean, lower, upper = numpy.array([stats.interval(table[a]) for a in table.columns]).T
-        axes.fill_between(
-            table.columns, lower, upper, color=MEAN, alpha=0.22, linewidth=0, zorder=2
-        )
-        axes.plot(table.columns, mean, color=MEAN, linewidth=2.4, marker="o", zorder=4)
+        mean = stats.dose(frame, name)
+        band = {"color": MEAN, "alpha": 0.22, "linewidth": 0, "zorder": 2}
+        axes.fill_between(mean.index, mean["lower"], mean["upper"], **band)
+        axes.plot(mean.index, mean["mean"], color=MEAN, linewidth=2.4, marker="o", zorder=4)
     if len(null):
         axes.plot(null.columns, null.T, color=NULL, linewidth=1.6, linestyle="--", zorder=3)
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(6))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
 def _category_panel(axes: Axes, frame: pandas.DataFrame, name: str) -> list[Line2D]:
     """One line per category, null pairs left out; returns the legend's handles."""
-    shown = frame[~frame["is_null"]]
+    shown = stats.effects(frame)
     handles: list[Line2D] = []
     for index, (category, group) in enumerate(shown.groupby("category", sort=False)):
         table = stats.by_pair(group, name)
@@ -236,12 +249,12 @@ def _category_panel(axes: Axes, frame: pandas.DataFrame, name: str) -> list[Line
             "label": f"{category} (n = {len(table)})",
         }
         handles += axes.plot(table.columns, table.mean(), **style)
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(6))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
     return handles
 
 
 def _dose_handles(frame: pandas.DataFrame) -> list[Any]:
-    pairs = frame.loc[~frame["is_null"], "pair_id"].nunique()
+    pairs = stats.effects(frame)["pair_id"].nunique()
     handles: list[Any] = [
         Line2D([], [], color="#9DB7C9", linewidth=1, label="one pair"),
         Line2D(
@@ -253,26 +266,9 @@ def _dose_handles(frame: pandas.DataFrame) -> list[Any]:
             label=f"mean, 95 % interval (n = {pairs})",
         ),
     ]
-    if frame["is_null"].any():
+    if (frame["control"] == "null").any():
         handles.append(Line2D([], [], color=NULL, linestyle="--", label="null pair (A = B)"))
     return handles
-
-
-def _canvas(
-    size: tuple[float, float], title: str, run: dict[str, Any], records: Sequence[Record]
-) -> tuple[Figure, SubFigure]:
-    """A figure with a title above the panels and, below them, a strip for legend and footnote."""
-    figure = Figure(figsize=size)
-    canvas, strip = figure.subfigures(2, 1, height_ratios=(size[1] - 0.9, 0.9))
-    canvas.suptitle(title, x=0.01, ha="left", weight="bold")
-    note = "\n".join(textwrap.wrap(run_in_words(run, records), int(13 * size[0])))
-    strip.text(0.01, 0.02, note, size=8, color="#555555", va="bottom")
-    return figure, canvas
-
-
-def _legend(figure: Figure, handles: list[Any]) -> None:
-    strip = figure.subfigs[1]
-    strip.legend(handles=handles, loc="upper center", ncols=5, borderaxespad=0)
 
 
 def _numbers(record: Record) -> str:
@@ -280,12 +276,3 @@ def _numbers(record: Record) -> str:
         return "ended with an error"
     measures = record["measures"]
     return f"KL {measures['kl_amplified_a']:.2f}, NLL {measures['nll_a']:.2f}"
-
-
-def _clean(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _plain(text: str) -> str:
-    """Text from the model is data: a dollar sign must not start matplotlib's mathematics."""
-    return text.replace("$", r"\$")

@@ -147,6 +147,10 @@ class Journal:
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("*.jsonl"))
 
+    def judgements(self) -> dict[str, Any]:
+        """Return `judge.json`: which judge, and its labels by `text_key`; {} if none judged."""
+        return self._json("judge.json") if (self.folder / "judge.json").exists() else {}
+
     # ------------------------------------------------------------------------------------- writing
 
     @contextmanager
@@ -178,7 +182,7 @@ class Journal:
             yield written
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """Replace `configuration.json` or `plan.json`."""
+        """Replace `configuration.json`, `plan.json` or `judge.json`."""
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1)
         write_atomically(self.folder / name, [text, "\n"])
 
@@ -221,6 +225,11 @@ class JournalWriter:
                 f"{error.strerror}; what was finished before is kept"
             ) from None
         return place
+
+
+def text_key(text: str) -> str:
+    """The name of a text in `judge.json`."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @contextmanager

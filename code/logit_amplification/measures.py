@@ -8,7 +8,7 @@ states each definition with its source.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -25,11 +25,16 @@ PER_TOKEN = (
     "logit_min",
     "logit_max",
     "logit_std",
+    "outside_top20_a",
+    "outside_top20_b",
+    "overlap_top20",
+    "reachable_top20",
 )
+API_TOP = 20  # what a chat API returns at most
 
 
 def measure_step(logits_a: Tensor, logits_b: Tensor, amplified: Tensor, tokens: Tensor) -> Tensor:
-    """Return the numbers of one step as (rows, 9) float32, in the order of `PER_TOKEN`.
+    """Return the numbers of one step as (rows, 13) float32, in the order of `PER_TOKEN`.
 
     logits_a, logits_b, amplified (rows, vocab) float32, amplified may hold -inf; tokens (rows,)
     are the ids that were drawn. Each row's numbers depend on that row alone.
@@ -49,6 +54,7 @@ def measure_step(logits_a: Tensor, logits_b: Tensor, amplified: Tensor, tokens: 
             (log_a > chosen).sum(-1) + 1.0,  # 1 is A's favourite
             (chosen[:, 0] < log_a.amax(-1) + math.log(IMPLAUSIBLE_SHARE)).float(),
             *_range_and_spread(amplified),
+            *_seen_through_an_api(log_a, log_b, tokens),
         ],
         dim=-1,
     )
@@ -67,6 +73,16 @@ def _range_and_spread(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean = logits.masked_fill(masked, 0.0).sum(-1) / count
         away = (logits - mean[:, None]).masked_fill_(masked, 0.0)
     return smallest, largest, (vecdot(away, away) / count).sqrt()
+
+
+def _seen_through_an_api(log_a: Tensor, log_b: Tensor, tokens: Tensor) -> Iterator[Tensor]:
+    """Mass of A and of B outside their top-20 lists, tokens in both, and if one has the token."""
+    top_a, top_b = (logprobs.topk(min(API_TOP, logprobs.shape[-1])) for logprobs in (log_a, log_b))
+    for top in (top_a, top_b):
+        yield (1 - top.values.exp().sum(-1)).clamp_min(0.0)
+    yield (top_a.indices[:, :, None] == top_b.indices[:, None, :]).sum((1, 2)).float()
+    listed = torch.cat([top_a.indices, top_b.indices], -1)
+    yield (listed == tokens[:, None]).any(-1).float()
 
 
 def measure_text(text: str, token_ids: Sequence[int]) -> dict[str, float | None]:

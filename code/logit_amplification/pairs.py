@@ -20,8 +20,8 @@ from .settings import BadInput
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": "..."}
 
-COLUMNS = ("id", "category", "a_user", "b_user", "a_system", "b_system")
-FIELDS = (*COLUMNS, "a", "b")
+COLUMNS = ("id", "category", "a_user", "b_user", "a_system", "b_system", "p_user", "p_system")
+FIELDS = (*COLUMNS, "a", "b", "p")
 NULL_CATEGORY = "control"  # not "null": readers of the CSV take that word for no value
 
 
@@ -33,11 +33,17 @@ class PromptPair:
     category: str
     a: tuple[Message, ...]
     b: tuple[Message, ...]
+    paraphrase: tuple[Message, ...] | None = None  # A in other words
+    derived: str = ""  # how `with_controls` made it
+    origin: str = ""  # the pair that it was made from, whose random numbers it shares
 
     @property
-    def is_null(self) -> bool:
-        """Whether A and B are the same chat, so that alpha can change nothing."""
-        return self.a == self.b
+    def control(self) -> str:
+        """Which control it is, or "" if its effect is what is asked for.
+
+        In a `null` pair A and B are the same chat, so that alpha can change nothing.
+        """
+        return self.derived or ("null" if self.a == self.b else "")
 
     @property
     def fingerprint(self) -> str:
@@ -58,11 +64,11 @@ class EncodedPair:
 # --------------------------------------------------------------------------------------- reading
 
 
-def read_pairs(path: Path) -> list[PromptPair]:
+def read_pairs(path: Path, controls: Sequence[str] = ()) -> list[PromptPair]:
     """Read the pairs of a .csv, .json or .jsonl file; a null pair is added when it has none.
 
     The null pair (category `control`) holds the first pair's A against itself: a control that alpha
-    must not move. Raises BadInput naming the file and the row.
+    must not move. controls: see `with_controls`. Raises BadInput naming the file and the row.
     """
     path = Path(path)
     pairs: list[PromptPair] = []
@@ -77,11 +83,57 @@ def read_pairs(path: Path) -> list[PromptPair]:
         pairs.append(pair)
     if not pairs:
         raise BadInput(f"{path.name}: no prompt pairs in it; at least one is needed")
-    if not any(pair.is_null for pair in pairs):
+    if not any(pair.control == "null" for pair in pairs):
         if "null-control" in seen:
             raise BadInput(f"{path.name}: the id 'null-control' is kept for the pair with A = B")
         pairs.append(PromptPair("null-control", NULL_CATEGORY, pairs[0].a, pairs[0].a))
-    return pairs
+    return with_controls(pairs, controls)
+
+
+def with_controls(pairs: Sequence[PromptPair], controls: Sequence[str]) -> list[PromptPair]:
+    """Return the pairs and, behind them, the controls that are derived from them.
+
+    `swapped` amplifies B against A, `shuffled` A against the B of another pair, and `paraphrase` A
+    against A in other words, for the pairs that have these. Raises BadInput where there are none.
+    """
+    made = list(pairs)
+    plain = [pair for pair in pairs if not pair.control]
+    for control in controls:
+        others = DERIVED[control](plain)
+        if not others:
+            raise BadInput(f"CONTROLS = {control}: no pair of this prompt file allows it")
+        for pair, (a, b) in others:
+            name, category = f"{pair.id}~{control}", f"{NULL_CATEGORY}: {control}"
+            made.append(PromptPair(name, category, a, b, derived=control, origin=pair.id))
+    if len({pair.id for pair in made}) < len(made):
+        raise BadInput("CONTROLS: an id of the prompt file ends as that of a derived control does")
+    return made
+
+
+Derived = list[tuple[PromptPair, tuple[tuple[Message, ...], tuple[Message, ...]]]]
+
+
+def _swapped(pairs: Sequence[PromptPair]) -> Derived:
+    return [(pair, (pair.b, pair.a)) for pair in pairs]
+
+
+def _shuffled(pairs: Sequence[PromptPair]) -> Derived:
+    """Half the list further on, for neighbours are often of one family; then the next that fits."""
+    made: Derived = []
+    for place, pair in enumerate(pairs):
+        first = place + len(pairs) // 2
+        bs = [pairs[(first + step) % len(pairs)].b for step in range(len(pairs))]
+        other = next((b for b in bs if b not in (pair.a, pair.b)), None)
+        if other is not None:
+            made.append((pair, (pair.a, other)))
+    return made
+
+
+def _paraphrase(pairs: Sequence[PromptPair]) -> Derived:
+    return [(pair, (pair.a, pair.paraphrase)) for pair in pairs if pair.paraphrase]
+
+
+DERIVED = {"swapped": _swapped, "shuffled": _shuffled, "paraphrase": _paraphrase}
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -149,18 +201,29 @@ def _make_pair(row: Any, place: str) -> PromptPair:
     category = (row.get("category") or "").strip()
     if not name or not category:
         raise BadInput(f"{place}: {'category' if name else 'id'} is empty; every pair needs one")
-    if "a" in row or "b" in row:
+    pair = PromptPair(name, category, *_chats(row, name, place))
+    if pair.paraphrase == pair.a:
+        raise BadInput(f"{place}: the paraphrase of the pair {name!r:.60} is its chat A, unchanged")
+    return pair
+
+
+def _chats(row: Mapping[str, Any], name: str, place: str) -> Iterator[tuple[Message, ...] | None]:
+    """Yield A, B and, if there is one, the paraphrase of A."""
+    if any(side in row for side in "abp"):
         if extra := [column for column in COLUMNS[2:] if row.get(column)]:
             raise BadInput(f"{place}: give either message lists a and b or {extra[0]}, not both")
         a = _checked_chat(row.get("a"), f"{place}, a")
-        return PromptPair(
-            name, category, a, _checked_chat(row["b"], f"{place}, b") if "b" in row else a
-        )
+        yield a
+        yield _checked_chat(row["b"], f"{place}, b") if "b" in row else a
+        yield _checked_chat(row["p"], f"{place}, p") if "p" in row else None
+        return
     if not (row.get("a_user") or "").strip():
         raise BadInput(f"{place}: a_user is empty; the pair {name!r:.60} needs a user text")
-    a = _chat(row.get("a_system"), row["a_user"])
-    b = _chat(row.get("b_system"), row.get("b_user") or row["a_user"])
-    return PromptPair(name, category, a, b)
+    yield _chat(row.get("a_system"), row["a_user"])
+    yield _chat(row.get("b_system"), row.get("b_user") or row["a_user"])
+    given = row.get("p_user"), row.get("p_system")
+    system, user = given[1] or row.get("a_system"), given[0] or row["a_user"]
+    yield _chat(system, user) if any(given) else None
 
 
 def _chat(system: str | None, user: str) -> tuple[Message, ...]:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from .amplification import amplify
-from .engine import Cell, Generation
+from .engine import Cell, Generation, cell_uniforms
 from .measures import measure_step
 from .models import next_logits
-from .sampling import Sampler, uniforms
+from .sampling import Sampler
 from .slots import Ids
 
 
@@ -55,7 +55,7 @@ def generate_by_loop(
     """Yield generations as `engine.generate` does, made by a sampling loop for one pair."""
     for cell in cells:
         generation = Generation(cell, slots=1)
-        numbers = uniforms(seed, cell.pair_id, cell.sample, max_new_tokens)
+        numbers = cell_uniforms(cell, seed, max_new_tokens)
         ids_a, ids_b = contexts[cell.pair_id]
         for step in loop(
             model, ids_a, ids_b, cell.alpha, sampler=sampler, uniforms=numbers, stop_ids=stop_ids

@@ -17,9 +17,19 @@ from .store import Record, write_atomically, write_report
 
 # A convention, set before any data was seen: 0.5 nats per token is a factor of 1.65 in perplexity.
 TOLERATED_NLL_RISE = 0.5
+# The one measure that is tested for a trend over alpha, declared before any data was seen.
+PRIMARY = "nll_a"
+SECONDARY = (
+    *("incoherent", "refusal", "on_task", "repeated_4gram_share"),
+    *("n_tokens", "ended_by_eos", "entropy"),
+)
 DESCRIBED = {
     "kl_amplified_a": "KL(amplified || A), nats per token",
     "nll_a": "negative log-likelihood under A, nats per token",
+    "incoherent": "share of incoherent answers",
+    "refusal": "share of refusals",
+    "on_task": "share of coherent answers that do not refuse",
+    "refusal_if_coherent": "share of refusals among coherent answers",
     "entropy": "entropy of the amplified distribution, nats",
     "rank_a": "rank of the sampled token under A",
     "implausible_share": "share of tokens below a tenth of A's top probability",
@@ -29,22 +39,30 @@ DESCRIBED = {
     "ended_by_eos": "share of answers that end by themselves",
     "logit_range": "range of the amplified logits",
     "logit_std": "standard deviation of the amplified logits",
+    "outside_top20_a": "mass of A outside its 20 likeliest tokens",
+    "outside_top20_b": "mass of B outside its 20 likeliest tokens",
+    "overlap_top20": "tokens in both lists of 20",
+    "reachable_top20": "share of sampled tokens in either list of 20",
 }
 
 
-def write_reports(
-    data_dir: Path, run: dict[str, Any], records: Sequence[Record]
-) -> tuple[Path, Path, Path]:
-    """Write `summary_statistics.csv`, `recommendations.txt` and `detailed_report.txt`."""
+def write_reports(data_dir: Path, run: dict[str, Any], records: Sequence[Record]) -> list[Path]:
+    """Write the tables `summary_statistics.csv` and `generations.csv`, and both texts."""
     frame = stats.to_frame(records)
-    summary = stats.summarise(frame).round(6)
-    summary["category"] = summary["category"].map(no_formula)
-    table = summary.to_csv(index=False, lineterminator="\n")
-    return (
-        write_atomically(Path(data_dir) / "summary_statistics.csv", table),
+    return [
+        write_table(data_dir, "summary_statistics.csv", stats.summarise(frame)),
+        write_table(data_dir, "generations.csv", frame),
         write_report(data_dir, "recommendations.txt", recommendations(run, records)),
         write_report(data_dir, "detailed_report.txt", detailed_report(run, records)),
-    )
+    ]
+
+
+def write_table(data_dir: Path, name: str, table: pandas.DataFrame) -> Path:
+    """Write a CSV file: six digits, and no text that a spreadsheet takes for a formula."""
+    table = table.round(6)
+    for column in table.select_dtypes(["object", "string"]):
+        table[column] = table[column].map(no_formula, na_action="ignore")
+    return write_atomically(Path(data_dir) / name, table.to_csv(index=False, lineterminator="\n"))
 
 
 def no_formula(text: str) -> str:
@@ -52,16 +70,23 @@ def no_formula(text: str) -> str:
     return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, in the plural where it must be."""
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
 def run_in_words(run: dict[str, Any], records: Sequence[Record]) -> str:
     """Return one line: which model, how many generations, how they were drawn."""
     model, sampling = run["model"], run["sampling"]
     alphas = ", ".join(f"{alpha:g}" for alpha in sorted({r["alpha"] for r in records}))
-    pairs = {r["pair_id"] for r in records}
+    controls = len({r["pair_id"] for r in records if r["control"]})
+    pairs = counted(len({r["pair_id"] for r in records}) - controls, "pair")
+    pairs += f" and {counted(controls, 'control')}"
     errors = len(records) - len(stats.without_errors(records))
     left_out = f"; {errors} ended with an error and are left out" if errors else ""
     return (
         f"model {model['name']}, quantization {model['quantization']}, {model['dtype']} on "
-        f"{model['device']}; {len(records)} generations: {len(pairs)} pairs at alpha {alphas}; "
+        f"{model['device']}; {len(records)} generations: {pairs} at alpha {alphas}; "
         f"temperature {sampling['temperature']:g}, top-p {sampling['top_p']:g}, at most "
         f"{sampling['max_new_tokens']} tokens, seed {sampling['seed']}; run {run['id']}{left_out}"
     )
@@ -69,38 +94,48 @@ def run_in_words(run: dict[str, Any], records: Sequence[Record]) -> str:
 
 def recommendations(run: dict[str, Any], records: Sequence[Record]) -> list[str]:
     """Return the lines of `recommendations.txt`: which alphas did what, for the arm swept first."""
-    arm = records[0]["arm"]
-    records = [record for record in records if record["arm"] == arm]
     frame = stats.to_frame(records)
+    arm = records[0]["arm"]
+    first = frame[frame["arm"] == arm]
     lines = ["RECOMMENDATIONS", run_in_words(run, records), ""]
-    if frame["is_null"].all():
-        return [*lines, "Only null pairs were swept: nothing can be said about alpha."]
-    lines += [f"1. Control. {_null_sentence(records)}", ""]
-    lines += [f"2. Where amplification shows. {_change_sentence(records)}", ""]
-    lines += [f"3. Where the text stays likely under A. {_likely_sentence(frame)}", ""]
-    lines += ["4. What else changed at the largest alpha, against alpha 0 within the same pair:"]
-    lines += [
-        f"   {DESCRIBED[name]}: {_difference_sentence(frame, name)}"
-        for name in ("repeated_4gram_share", "n_tokens", "ended_by_eos", "entropy")
-    ]
-    lines += ["", "These sentences hold for this model, these prompts and this sampling only."]
-    return lines
+    if stats.effects(first).empty:
+        return [*lines, "Only control pairs were swept: nothing can be said about alpha."]
+    of_arm = [record for record in records if record["arm"] == arm]
+    lines += [f"1. Design. {power_sentence(stats.effects(frame)['pair_id'].nunique())}", ""]
+    lines += [f"2. Control. {_null_sentence(of_arm)}", ""]
+    lines += [f"3. Where amplification shows, arm {arm}. {_change_sentence(of_arm)}", ""]
+    lines += [f"4. Where the text stays likely under A, arm {arm}. {_likely_sentence(first)}"]
+    lines += [f"   {trend_sentence(first)}", ""]
+    lines += [f"5. What else changed at the largest alpha, arm {arm}, against alpha 0 within the"]
+    lines += ["   same pair (p-values: sign-flip test, Holm's correction over these lines):"]
+    lines += [*(f"   {line}" for line in difference_lines(first, SECONDARY)), ""]
+    others = [name for name in frame["arm"].unique() if name != arm]
+    if others:
+        lines += [f"6. The other arms, against {arm} within the same pair and draw:"]
+        lines += [f"   {line}" for name in others for line in arm_lines(frame, name, arm)]
+        lines += [""]
+    return [*lines, "These sentences hold for this model, these prompts and this sampling only."]
 
 
 def detailed_report(run: dict[str, Any], records: Sequence[Record]) -> list[str]:
     """Return the lines of `detailed_report.txt`: every measure, per arm, category and alpha."""
     lines = ["DETAILED REPORT", run_in_words(run, records), ""]
-    lines += ["Mean over pairs [95 % t interval over pairs]; null pairs stand apart.", ""]
+    lines += ["Mean over pairs [95 % interval over pairs]; controls stand apart.", ""]
     for arm in dict.fromkeys(record["arm"] for record in records):
         of_arm = [record for record in records if record["arm"] == arm]
         frame = stats.to_frame(of_arm)
         lines += [f"ARM {arm}", "", f"Control. {_null_sentence(of_arm)}", ""]
-        if frame["is_null"].all():
+        if stats.effects(frame).empty:
             continue
         shares = stats.changed_share(of_arm).drop(index=0.0, errors="ignore")
         lines += ["Pairs with an answer other than at alpha 0 (Wilson interval)"]
-        lines += [f"  alpha {alpha:<5g} {_spell(row)}" for alpha, row in shares.iterrows()] + [""]
-        for name, description in DESCRIBED.items():
+        lines += [f"  alpha {alpha:<5g} {spell(row)}" for alpha, row in shares.iterrows()] + [""]
+        judged = {
+            n: f"share that the {n.replace('_', ' calls ', 1)}"
+            for n in frame
+            if n.startswith("judge_")
+        }
+        for name, description in (DESCRIBED | judged).items():
             lines += [description[0].upper() + description[1:], *_measure_lines(frame, name), ""]
         lines += ["By category: KL(amplified || A) and negative log-likelihood under A", ""]
         lines += [*_category_lines(frame), ""]
@@ -112,8 +147,85 @@ def detailed_report(run: dict[str, Any], records: Sequence[Record]) -> list[str]
 # ------------------------------------------------------------------------------------- sentences
 
 
+def power_sentence(pairs: int) -> str:
+    """Say what a sweep over so many pairs can show."""
+    can = stats.power(pairs)
+    if pandas.isna(can.deviations):
+        return f"{counted(pairs, 'pair')}: no interval and no test; sweep more pairs."
+    told = (
+        f"{pairs} pairs: can see, with 80 % power at 5 %, a change of {can.deviations:.2g} "
+        "standard deviations of the pairs' differences in a mean"
+    )
+    if pandas.isna(can.share):
+        return f"{told}, and no change of an outcome's share. Less is not seen."
+    return (
+        f"{told}, and of {can.share:.0%} of the pairs in an outcome when all change the same way. "
+        "Less is not seen."
+    )
+
+
+def trend_sentence(frame: pandas.DataFrame) -> str:
+    """Tell the pre-declared trend of one arm's rows, with its test."""
+    found = stats.trend(frame, PRIMARY)
+    if found is None:
+        return "Trend: not tested, for it takes two pairs and three alphas from 0 on."
+    return (
+        f"Trend (the one test declared beforehand): the NLL under A changes by "
+        f"{claim(found.slope)}, per unit of alpha. Page's test that it rises: {chance(found.p)}."
+    )
+
+
+def difference_lines(frame: pandas.DataFrame, names: Sequence[str]) -> list[str]:
+    """Tell what changed at the largest alpha against alpha 0, and the same in each control."""
+    tables = {name: stats.paired_difference(frame, name) for name in names}
+    chances = stats.holm([table["p"].iloc[-1] for table in tables.values()])
+    lines = []
+    for (name, table), p in zip(tables.items(), chances, strict=True):
+        row = table.iloc[-1]
+        told = f"{DESCRIBED[name]}: alpha {row.name:g}: {claim(row)}, {chance(p)}"
+        lines += [told, *(f"  {line}" for line in control_lines(frame, name, row.name))]
+    return lines
+
+
+def control_lines(frame: pandas.DataFrame, name: str, alpha: float) -> list[str]:
+    """Tell what a difference to alpha 0 is in each derived control that was swept."""
+    lines = []
+    for control in frame["control"].unique():
+        if control not in ("", "null"):
+            table = stats.paired_difference(frame, name, control)
+            if alpha in table.index:
+                lines.append(f"control {control}: {claim(table.loc[alpha])}")
+    return lines
+
+
+def arm_lines(frame: pandas.DataFrame, arm: str, base: str) -> list[str]:
+    """Tell how far an arm is from another at alpha 0 and at the largest alpha they share."""
+    lines = []
+    for name in (PRIMARY, "incoherent"):
+        table = stats.arm_difference(frame, name, arm, base)
+        for alpha, row in table.iloc[[0, -1][: len(table)]].iterrows():
+            lines.append(f"{arm}, alpha {alpha:g}: {DESCRIBED[name]} {claim(row)}")
+    return lines
+
+
+def chance(p: float) -> str:
+    """A p-value in words."""
+    return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
+
+
+def claim(row: Any) -> str:
+    """A difference with its interval and n; and that it contains zero, where it does."""
+    return spell(row, signed=True) + "; the interval contains zero" * contains_zero(row)
+
+
+def contains_zero(row: Any) -> bool:
+    """Whether the interval of a stats.Estimate, or of a row of such columns, contains zero."""
+    row = row._asdict() if isinstance(row, stats.Estimate) else row
+    return bool(row["lower"] <= 0 <= row["upper"])
+
+
 def _null_sentence(records: Sequence[Record]) -> str:
-    if not any(record["is_null"] for record in records):
+    if not any(record["control"] == "null" for record in records):
         return "No null pair was swept, so nothing holds the numbers to zero."
     shares = stats.changed_share(records, null=True)["mean"]
     if shares.empty:
@@ -130,13 +242,11 @@ def _change_sentence(records: Sequence[Record]) -> str:
     half = shares[shares["mean"] >= 0.5]
     if half.empty:
         row = shares.iloc[-1]
-        return (
-            f"At no alpha did half of the pairs answer otherwise; at {row.name:g}: {_spell(row)}."
-        )
+        return f"At no alpha did half of the pairs answer otherwise; at {row.name:g}: {spell(row)}."
     row = half.iloc[0]
     return (
         f"From alpha {row.name:g} on, at least half of the pairs answer otherwise than at alpha 0 "
-        f"with the same random numbers: {_spell(row)} (Wilson interval)."
+        f"with the same random numbers: {spell(row)} (Wilson interval)."
     )
 
 
@@ -148,46 +258,38 @@ def _likely_sentence(frame: pandas.DataFrame) -> str:
     bad = rise[~(rise["upper"] < TOLERATED_NLL_RISE)]
     good = rise if bad.empty else rise[rise.index < bad.index[0]]
     sentence = (
-        f"Up to alpha {good.index[-1]:g}, {told} (upper bound): {_spell(good.iloc[-1])}."
+        f"Up to alpha {good.index[-1]:g}, {told} (upper bound): {spell(good.iloc[-1])}."
         if len(good)
         else f"At no alpha can it be shown that {told}."
     )
     if len(bad):
-        sentence += f" At alpha {bad.index[0]:g} it no longer can be shown: {_spell(bad.iloc[0])}."
+        sentence += f" At alpha {bad.index[0]:g} it no longer can be shown: {spell(bad.iloc[0])}."
     return sentence
 
 
-def _difference_sentence(frame: pandas.DataFrame, name: str) -> str:
-    row = stats.paired_difference(frame, name).iloc[-1]
-    sentence = f"alpha {row.name:g}: {_spell(row, signed=True)}"
-    if row["lower"] <= 0 <= row["upper"]:
-        sentence += "; the interval contains zero"
-    return sentence
-
-
-def _spell(row: pandas.Series, *, signed: bool = False) -> str:
+def spell(row: Any, *, signed: bool = False) -> str:
+    """A mean with its interval and n; row: a stats.Estimate or a row of such columns."""
+    row = row._asdict() if isinstance(row, stats.Estimate) else row
     number = (lambda value: f"{value:+.3g}") if signed else (lambda value: f"{value:.3g}")
     if row["n"] == 0:
         return "not measured, n = 0 pairs"
-    count = f"n = {int(row['n'])} pair" + ("s" if row["n"] != 1 else "")
+    count = f"n = {counted(int(row['n']), 'pair')}"
     if pandas.isna(row["lower"]):
         return f"{number(row['mean'])} (no interval), {count}"
     return f"{number(row['mean'])} [{number(row['lower'])}, {number(row['upper'])}], {count}"
 
 
 def _measure_lines(frame: pandas.DataFrame, name: str) -> list[str]:
-    table = stats.by_pair(frame[~frame["is_null"]], name)
     differences = stats.paired_difference(frame, name)
     lines = []
-    for alpha in table.columns:
-        mean, lower, upper = stats.interval(table[alpha])
-        row = pandas.Series(
-            {"mean": mean, "lower": lower, "upper": upper, "n": table[alpha].count()}
-        )
-        line = f"  alpha {alpha:<5g} {_spell(row)}"
+    for alpha, row in stats.dose(frame, name).iterrows():
+        line = f"  alpha {alpha:<5g} {spell(row)}"
         if alpha != 0:
-            line += f"; against alpha 0: {_spell(differences.loc[alpha], signed=True)}"
-        lines.append(line)
+            line += f"; against alpha 0: {claim(differences.loc[alpha])}"
+        lines += [
+            line,
+            *(f"    {told}" for told in control_lines(frame, name, alpha) if alpha != 0),
+        ]
     return lines
 
 
@@ -196,7 +298,7 @@ def _category_lines(frame: pandas.DataFrame) -> list[str]:
     lines = []
     for row in summary[summary["category"] != stats.ALL].itertuples():
         cells = [
-            _spell(
+            spell(
                 pandas.Series(
                     {
                         "mean": getattr(row, f"{name}_mean"),

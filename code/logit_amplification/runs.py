@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .journal import Journal, Kept, Key, journal_folder
+from .journal import Journal, Kept, Key, journal_folder, text_key
+from .outcomes import score
 from .settings import BadInput
 from .store import Record
 
@@ -52,10 +53,14 @@ def assemble(
     places = [found[key] for key in planned_keys(plan) if key in found]
     # What a pair is called may have changed since: its category is that of the plan.
     labels = {
-        pair["id"]: {"category": pair["category"], "is_null": pair["is_null"]}
+        pair["id"]: {"category": pair["category"], "control": pair["control"]}
         for pair in plan["pairs"]
     }
     records = [kept.record | labels[kept.record["pair_id"]] for kept in places]
+    records = [record | {"outcome": score(record)._asdict()} for record in records]
+    if labels := journal.judgements().get("labels"):
+        found = ((r, labels.get(text_key(r["text"]))) for r in records)
+        records = [r | ({"judge": {"label": j[0], "score": j[1]}} if j else {}) for r, j in found]
     run = {"id": journal.id, **configuration, "pairs": plan["pairs"]}
     return Sweep(run, records, metadata, journal, places)
 

@@ -26,7 +26,13 @@ from pydantic_settings import (
 
 from .local_models import DEMO, MISTRAL, ROOT
 
-ARM_NAMES = ("full", "plausible", "api_floor", "api_sentinel")
+TOPS = ("_top5", "", "_top100", "_top1000")  # an API lists 20 tokens: no number
+ARM_NAMES = ("full", "plausible", "nucleus_first")
+ARM_NAMES += tuple(f"candidates{top or '_top20'}" for top in TOPS)
+ARM_NAMES += tuple(
+    f"api_{kind}{top}" for kind in ("intersection", "floor", "spread", "sentinel") for top in TOPS
+)
+CONTROL_NAMES = ("swapped", "shuffled", "paraphrase")
 # The project's .env first, then the one of the current folder: the later wins.
 ENV_FILES = (ROOT / ".env", Path(".env"))
 
@@ -108,6 +114,12 @@ class Settings(BaseSettings):
     prompts: Path = _knob(
         ROOT / "data" / "prompt_pairs.csv", "file of prompt pairs", "a .csv, .json or .jsonl file"
     )
+    controls: Annotated[tuple[str, ...], NoDecode] = _knob(
+        (),
+        "control pairs derived from the prompt pairs",
+        "none, or names out of swapped (B against A), shuffled (A against the B of another pair) "
+        "and paraphrase (A against A in other words), separated by commas",
+    )
     alphas: Annotated[tuple[float, ...], NoDecode] = _knob(
         (0.1, 0.3, 0.5, 1.0, 1.5, 2.0),
         "strengths to sweep, 0 is always added",
@@ -130,9 +142,11 @@ class Settings(BaseSettings):
     )
     seed: int = _knob(0, "seed of every draw", "a whole number from 0 to 2^63 - 1", ge=0, lt=2**63)
     arms: Annotated[tuple[str, ...], NoDecode] = _knob(
-        ("full",),
+        ("full", "api_sentinel"),
         "variants of the rule",
-        f"names out of {', '.join(ARM_NAMES)}, separated by commas",
+        "names separated by commas, out of full, plausible, nucleus_first, candidates_top20, "
+        "api_intersection, api_floor, api_spread, api_sentinel; with _top5, _top100 or _top1000 "
+        "for other lists than 20 tokens",
     )
     slots: int | Literal["auto"] = _knob(
         "auto", "generations decoded side by side", "auto or a whole number from 1 to 4096"
@@ -144,6 +158,11 @@ class Settings(BaseSettings):
         ge=1,
         le=2,
     )
+    judge: str = _knob(
+        "",
+        "a text-classification model that labels the answers beside the phrase list",
+        "a Hugging Face id, or a folder with safetensors weights; without it nothing judges",
+    )
     data_dir: Path = _knob(ROOT / "data", "folder of the journal, JSON, CSV and TXT", "a folder")
     visualizations_dir: Path = _knob(ROOT / "visualizations", "folder of the figures", "a folder")
 
@@ -152,9 +171,11 @@ class Settings(BaseSettings):
     def _full_means_none(cls, value: Any) -> Any:
         return "none" if value == "full" else value
 
-    @field_validator("alphas", "arms", mode="before")
+    @field_validator("alphas", "arms", "controls", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name == "controls" and (value == "none" or not value):
+            return ()
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",")]
         elif isinstance(value, int | float):
@@ -176,6 +197,13 @@ class Settings(BaseSettings):
         if unknown := [arm for arm in arms if arm not in ARM_NAMES]:
             raise ValueError(f"unknown: {unknown}")
         return tuple(dict.fromkeys(arms))
+
+    @field_validator("controls")
+    @classmethod
+    def _known_controls(cls, controls: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [control for control in controls if control not in CONTROL_NAMES]:
+            raise ValueError(f"unknown: {unknown}")
+        return tuple(dict.fromkeys(controls))
 
     @field_validator("temperature")
     @classmethod

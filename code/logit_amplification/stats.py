@@ -1,26 +1,53 @@
-"""From records to tables with intervals. The pair is the unit; no tensors, no model.
+"""From records to tables with intervals and tests. The pair is the unit; no tensors, no model.
 
 Draws of one pair are averaged first, for they are not independent evidence about other prompts
-(Miller 2024, arXiv:2411.00640). An interval is then Student's t over pairs. The null pair is a
-control and stands in no average but its own category's. Generations that ended with an error are
-left out everywhere; the reports say how many.
+(Miller 2024, arXiv:2411.00640). Controls stand in no average but their own category's. Generations
+that ended with an error are left out everywhere; the reports say how many. Which interval and
+which test, and why: docs/METHODOLOGY.md, "Statistics".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy
 import pandas
+from numpy.typing import NDArray
 from scipy import stats as scipy_stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+from statsmodels.stats.proportion import proportion_confint
 
 from .store import Record
 
 ALL = "all"
 LEVEL = 0.95
-COLUMNS = ["alpha", "mean", "lower", "upper", "n"]
-LABELS = ("pair_id", "category", "is_null", "alpha", "sample", "arm", "finish_reason", "text")
+POWER = 0.8
+BOOTSTRAP_FROM = 12  # pairs; below, Student's t covers better (docs/LOG.md)
+RESAMPLES = 1999
+PERMUTATIONS = 9999
+LABELS = (
+    *("pair_id", "category", "control", "alpha", "sample", "arm"),
+    *("finish_reason", "outcome", "evidence", "judge", "text"),
+)
+JUDGE = "judge"  # the column of its labels; the share of each is a measure `judge_<label>`
+# Measures that are 0 or 1 for a generation: their means are shares.
+SHARES = frozenset({"refusal", "on_task", "incoherent", "refusal_if_coherent", "ended_by_eos"})
+COLUMNS = ("mean", "lower", "upper", "n")
+
+
+class Estimate(NamedTuple):
+    """A mean over pairs, the bounds of its 95 % interval (NaN where there is none), and n."""
+
+    mean: float
+    lower: float
+    upper: float
+    n: int
+
+
+# ---------------------------------------------------------------------------------------- tables
 
 
 def without_errors(records: Iterable[Record]) -> list[Record]:
@@ -29,40 +56,43 @@ def without_errors(records: Iterable[Record]) -> list[Record]:
 
 
 def to_frame(records: Iterable[Record]) -> pandas.DataFrame:
-    """Return one row per generation: its labels, its length and the means of its measures."""
-    kept = (*LABELS, "n_tokens")
-    rows = [{name: r[name] for name in kept} | r["measures"] for r in without_errors(records)]
-    frame = pandas.DataFrame(rows)
+    """Return one row per generation: its labels, its outcome, its length and its measures."""
+    kept = (*LABELS[:7], "text", "n_tokens")
+    rows = [
+        {name: r[name] for name in kept} | _outcome(r) | r["measures"]
+        for r in without_errors(records)
+    ]
+    return complete(pandas.DataFrame(rows))
+
+
+def _outcome(record: Record) -> dict[str, str]:
+    found = record["outcome"]
+    judged = {JUDGE: record["judge"]["label"]} if "judge" in record else {}
+    return {"outcome": found["label"], "evidence": found["evidence"]} | judged
+
+
+def complete(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """Add the columns that follow from others."""
+    coherent = frame["outcome"] != "incoherent"
+    for label in ("refusal", "on_task", "incoherent"):
+        frame[label] = (frame["outcome"] == label).astype(float)
+    frame["refusal_if_coherent"] = frame["refusal"].where(coherent)
+    if JUDGE in frame:
+        for label in sorted(frame[JUDGE].dropna().unique()):
+            frame[f"{JUDGE}_{label}"] = (frame[JUDGE] == label).astype(float)
     frame["logit_range"] = frame["logit_max"] - frame["logit_min"]
     frame["ended_by_eos"] = (frame["finish_reason"] == "eos").astype(float)
     return frame
 
 
+def effects(frame: pandas.DataFrame, control: str = "") -> pandas.DataFrame:
+    """Return the rows whose effect is what is asked for, or those of one control."""
+    return frame[frame["control"] == control]
+
+
 def measure_names(frame: pandas.DataFrame) -> list[str]:
     """Return the columns that hold measures."""
     return [name for name in frame.columns if name not in LABELS]
-
-
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the mean of independent values and the bounds of its 95 % t interval.
-
-    The bounds are NaN for fewer than two values: one pair says nothing about other pairs.
-    """
-    values = numpy.asarray(values, dtype=float)
-    values = values[~numpy.isnan(values)]
-    mean = float(values.mean()) if len(values) else numpy.nan
-    if len(values) < 2:
-        return mean, numpy.nan, numpy.nan
-    half = scipy_stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * scipy_stats.sem(values)
-    return mean, mean - half, mean + half
-
-
-def share_interval(hits: int, count: int) -> tuple[float, float, float]:
-    """Return a share and the bounds of its 95 % Wilson interval."""
-    if count == 0:
-        return numpy.nan, numpy.nan, numpy.nan
-    bounds = scipy_stats.binomtest(hits, count).proportion_ci(LEVEL, method="wilson")
-    return hits / count, float(bounds.low), float(bounds.high)
 
 
 def by_pair(frame: pandas.DataFrame, measure: str) -> pandas.DataFrame:
@@ -77,40 +107,248 @@ def summarise(frame: pandas.DataFrame) -> pandas.DataFrame:
     """Return `summary_statistics.csv`: a row per (arm, category or `all`, alpha).
 
     n counts generations, n_pairs the pairs that the interval is over; then, per measure, the mean
-    over pairs and the bounds of its 95 % interval. `all` leaves the null pairs out.
+    over pairs and the bounds of its 95 % interval. `all` leaves the controls out.
     """
     rows = []
     for arm, of_arm in frame.groupby("arm", sort=False):
-        groups = [(ALL, of_arm[~of_arm["is_null"]])]
-        groups += list(of_arm.groupby("category", sort=False))
+        groups = [(ALL, effects(of_arm)), *of_arm.groupby("category", sort=False)]
         for category, group in groups:
             for alpha, cells in group.groupby("alpha"):
                 row: dict[str, Any] = {"arm": arm, "category": category, "alpha": alpha}
                 row |= {"n": len(cells), "n_pairs": cells["pair_id"].nunique()}
                 for name in measure_names(frame):
-                    mean, lower, upper = interval(cells.groupby("pair_id")[name].mean())
-                    row |= {f"{name}_mean": mean, f"{name}_lower": lower, f"{name}_upper": upper}
+                    found = estimate(cells, name)
+                    row |= {f"{name}_{part}": getattr(found, part) for part in COLUMNS[:3]}
                 rows.append(row)
     return pandas.DataFrame(rows)
 
 
-def paired_difference(frame: pandas.DataFrame, measure: str) -> pandas.DataFrame:
-    """Return, per alpha, the mean difference to alpha 0 over pairs, its 95 % bounds and n.
+def dose(frame: pandas.DataFrame, measure: str) -> pandas.DataFrame:
+    """Return, per alpha, the mean over pairs with its interval: one arm, controls left out."""
+    groups = effects(frame).groupby("alpha")
+    return _table({alpha: estimate(cells, measure) for alpha, cells in groups})
 
-    Pairs and uniform draws are the same at every alpha (common random numbers), so the difference
-    is taken within the pair. Null pairs are left out. One arm's rows are expected.
+
+def _table(estimates: dict[float, Estimate]) -> pandas.DataFrame:
+    table = pandas.DataFrame.from_dict(estimates, orient="index", columns=COLUMNS)
+    return table.rename_axis("alpha")
+
+
+# ------------------------------------------------------------------------------------- intervals
+
+
+def estimate(cells: pandas.DataFrame, measure: str) -> Estimate:
+    """Return the mean over pairs of the generations in `cells`, with its 95 % interval."""
+    if is_share(measure):
+        return share(cells[["pair_id", measure]].dropna().groupby("pair_id")[measure])
+    return interval(cells.groupby("pair_id")[measure].mean())
+
+
+def is_share(measure: str) -> bool:
+    """Whether a measure is 0 or 1 for a generation, so that its mean is a share."""
+    return measure in SHARES or measure.startswith(f"{JUDGE}_")
+
+
+def interval(values: Sequence[float]) -> Estimate:
+    """Return the mean of independent values (one per pair) and its 95 % interval.
+
+    From `BOOTSTRAP_FROM` values on it is the studentised bootstrap, which resamples whole pairs
+    (Efron and Tibshirani 1993, chapter 12), below that Student's t. One value has no interval.
     """
-    table = by_pair(frame[~frame["is_null"]], measure)
-    rows = []
-    for alpha in table.columns:
-        difference = (table[alpha] - table.get(0.0, numpy.nan)).dropna()
-        mean, lower, upper = interval(difference)
-        rows.append(
-            {"alpha": alpha, "mean": mean, "lower": lower, "upper": upper, "n": len(difference)}
-        )
-    return pandas.DataFrame(rows, columns=["alpha", "mean", "lower", "upper", "n"]).set_index(
-        "alpha"
-    )
+    values = numpy.asarray(values, dtype=float)
+    values = values[~numpy.isnan(values)]
+    mean = float(values.mean()) if len(values) else numpy.nan
+    if len(values) < 2:
+        return Estimate(mean, numpy.nan, numpy.nan, len(values))
+    error = float(scipy_stats.sem(values))
+    if len(values) < BOOTSTRAP_FROM or error == 0:
+        high = scipy_stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)
+        return Estimate(mean, mean - high * error, mean + high * error, len(values))
+    low, high = _studentised(values, mean)
+    return Estimate(mean, mean - high * error, mean - low * error, len(values))
+
+
+def _studentised(values: NDArray, mean: float) -> tuple[float, float]:
+    """The 2.5 and 97.5 % points of (resampled mean - mean) / its standard error."""
+    resampled = values[_resamples(len(values))]
+    errors = resampled.std(1, ddof=1) / numpy.sqrt(len(values))
+    some = errors > 0
+    ratios = (resampled.mean(1)[some] - mean) / errors[some]
+    low, high = numpy.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+@lru_cache
+def _resamples(count: int) -> NDArray:
+    """Which values each resample takes; always the same, so that reports can be repeated."""
+    return numpy.random.default_rng(0).integers(0, count, (RESAMPLES, count))
+
+
+def wilson(share: float, count: float) -> tuple[float, float]:
+    """Return the bounds of Wilson's 95 % interval; `count` may be an effective one."""
+    low, high = proportion_confint(share * count, count, 1 - LEVEL, method="wilson")
+    return float(low), float(high)
+
+
+def share(of_pair: Any) -> Estimate:
+    """Return a share of generations, grouped by pair, and its 95 % interval.
+
+    Wilson's interval with the effective number of draws (Korn and Graubard 1998): draws of one pair
+    are alike, so n is between the number of pairs and that of generations. Where there is no hit,
+    or nothing but hits, the rule of three bounds it: 3 / number of pairs.
+    """
+    rates = of_pair.mean().to_numpy(dtype=float)
+    pairs, draws = len(rates), int(of_pair.size().sum())
+    if pairs == 0:
+        return Estimate(numpy.nan, numpy.nan, numpy.nan, 0)
+    mean = float(rates.mean())
+    if mean in (0.0, 1.0):
+        reach = min(1.0, 3 / pairs)
+        return Estimate(mean, mean and 1 - reach, mean or reach, pairs)
+    spread = rates.var(ddof=1) / pairs if pairs > 1 else 0.0
+    effective = mean * (1 - mean) / spread if spread else draws
+    return Estimate(mean, *wilson(mean, numpy.clip(effective, pairs, draws)), pairs)
+
+
+# ----------------------------------------------------------------------------------- differences
+
+
+def difference(one: pandas.Series, other: pandas.Series, measure: str) -> Estimate:
+    """Return the mean of `one` - `other` within pairs (indexed by pair), and its 95 % interval.
+
+    Both were made with the same random numbers. For shares it is the interval of Bonett and Price
+    2012, which adds a pair that changed each way: with few changes Student's t covers too little.
+    """
+    values = (one - other).dropna().to_numpy(dtype=float)
+    if not is_share(measure) or len(values) < 2:
+        return interval(values)
+    padded = numpy.append(values, [1.0, -1.0])
+    half = scipy_stats.norm.ppf((1 + LEVEL) / 2) * padded.std() / numpy.sqrt(len(padded))
+    low, high = padded.mean() - half, padded.mean() + half
+    return Estimate(float(values.mean()), max(-1.0, low), min(1.0, high), len(values))
+
+
+def paired_difference(frame: pandas.DataFrame, measure: str, control: str = "") -> pandas.DataFrame:
+    """Return, per alpha, the mean difference to alpha 0 within pairs, with interval and p-value.
+
+    One arm's rows are expected. Controls are left out, or one of them is looked at alone.
+    """
+    table = by_pair(effects(frame, control), measure)
+    return _differences(table, {alpha: table.get(0.0) for alpha in table.columns}, measure)
+
+
+def arm_difference(frame: pandas.DataFrame, measure: str, arm: str, base: str) -> pandas.DataFrame:
+    """Return, per alpha, the mean difference of two arms within pairs, over their common draws."""
+    draws = ["pair_id", "alpha", "sample"]
+    cells = effects(frame)
+    one, other = (cells[cells["arm"] == name].set_index(draws)[measure] for name in (arm, base))
+    both = pandas.concat({"one": one, "other": other}, axis=1, join="inner").reset_index()
+    if both.empty:
+        return _table({}).assign(p=[])
+    return _differences(by_pair(both, "one"), by_pair(both, "other"), measure)
+
+
+def _differences(one: Any, other: Any, measure: str) -> pandas.DataFrame:
+    estimates, chances = {}, []
+    for alpha in one.columns:
+        base = other[alpha] if other[alpha] is not None else one[alpha] * numpy.nan
+        estimates[alpha] = difference(one[alpha], base, measure)
+        chances.append(sign_flip(one[alpha] - base))
+    return _table(estimates).assign(p=chances)
+
+
+def sign_flip(differences: pandas.Series) -> float:
+    """Return the two-sided p-value of the hypothesis that a pair's difference has either sign.
+
+    A permutation test: the mean against those of `PERMUTATIONS` sets of signs, always the same.
+    """
+    values = differences.dropna().to_numpy(dtype=float)
+    values = values[values != 0]
+    if not len(values):
+        return 1.0
+    flipped = _signs(len(values)) @ values
+    as_far = numpy.abs(flipped) >= abs(values.sum()) * (1 - 1e-12)
+    return float((1 + as_far.sum()) / (1 + PERMUTATIONS))
+
+
+@lru_cache
+def _signs(count: int) -> NDArray:
+    return numpy.random.default_rng(0).choice([-1.0, 1.0], (PERMUTATIONS, count))
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number (Holm 1979)."""
+    return multipletests(list(chances), method="holm")[1].tolist() if len(chances) else []
+
+
+# ----------------------------------------------------------------------------- trend, power, luck
+
+
+class Trend(NamedTuple):
+    """How a measure goes with alpha within pairs, and the p-value of Page's test that it rises."""
+
+    slope: Estimate  # per unit of alpha
+    p: float
+
+
+def trend(frame: pandas.DataFrame, measure: str) -> Trend | None:
+    """Return the trend over the alphas from 0 on, or None for fewer than three of them.
+
+    The slope is the mean over pairs of each pair's least-squares slope. The test is Page's (1963):
+    pairs are blocks, and the hypothesis is that the measure rises with alpha. One arm's rows.
+    """
+    table = by_pair(effects(frame), measure)
+    table = table[[alpha for alpha in table.columns if alpha >= 0]].dropna()
+    if table.shape[1] < 3 or len(table) < 2:
+        return None
+    alphas = numpy.array(table.columns, dtype=float)
+    away = alphas - alphas.mean()
+    slopes = table.to_numpy() @ away / (away @ away)
+    return Trend(interval(slopes), float(scipy_stats.page_trend_test(table.to_numpy()).pvalue))
+
+
+class Power(NamedTuple):
+    """What a design of so many pairs shows with 80 % power, two-sided at 5 %."""
+
+    pairs: int
+    deviations: float  # a mean difference, in standard deviations of the pairs' differences
+    share: float  # pairs whose outcome changes, all of them the same way
+
+
+def power(pairs: int) -> Power:
+    """Return the smallest effects that a sweep over so many pairs can be expected to show.
+
+    Of a mean: the paired t-test. Of an outcome: the exact sign test of McNemar. NaN where even the
+    largest effect would not show.
+    """
+    if pairs < 2:
+        return Power(pairs, numpy.nan, numpy.nan)
+    solved = TTestPower().solve_power(nobs=pairs, alpha=1 - LEVEL, power=POWER)
+    needed = next((k for k in range(1, pairs + 1) if 2 * 0.5**k <= 1 - LEVEL), None)
+    if needed is None:
+        return Power(pairs, float(solved), numpy.nan)
+    shares = numpy.linspace(0, 1, 1001)
+    seen = scipy_stats.binom.sf(needed - 1, pairs, shares)
+    return Power(pairs, float(solved), float(shares[(seen >= POWER).argmax()]))
+
+
+def luck(frame: pandas.DataFrame, measure: str) -> pandas.DataFrame:
+    """Return, per alpha, the variance of a draw's difference to alpha 0, with two kinds of draws.
+
+    `common`: both with the same random numbers, as swept; `independent`: with numbers of their own,
+    where the variances of both draws add. Each is a variance over the samples of a pair, averaged
+    over n pairs with at least two. One arm's rows.
+    """
+    cells = effects(frame)
+    table = cells.pivot_table(index="pair_id", columns=["alpha", "sample"], values=measure).dropna()
+    rows = {}
+    for alpha in table.columns.unique("alpha"):
+        if alpha != 0 and 0.0 in table.columns.unique("alpha") and len(table[0.0].columns) > 1:
+            other, base = table[alpha].to_numpy(), table[0.0].to_numpy()
+            within = [values.var(axis=1, ddof=1).mean() for values in (other - base, other, base)]
+            rows[alpha] = {"common": within[0], "independent": within[1] + within[2]}
+            rows[alpha]["n"] = len(table)
+    return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("alpha")
 
 
 def changed_share(records: Sequence[Record], *, null: bool = False) -> pandas.DataFrame:
@@ -120,19 +358,15 @@ def changed_share(records: Sequence[Record], *, null: bool = False) -> pandas.Da
     """
     records = without_errors(records)
     baseline = {(r["pair_id"], r["sample"]): r["token_ids"] for r in records if r["alpha"] == 0}
-    changed: dict[float, dict[str, bool]] = {}
-    for record in records:
-        draw = (record["pair_id"], record["sample"])
-        if record["is_null"] == null and draw in baseline:
-            differs = record["token_ids"] != baseline[draw]
-            pairs = changed.setdefault(record["alpha"], {})
-            pairs[record["pair_id"]] = pairs.get(record["pair_id"], False) or differs
-    rows = []
-    for alpha, pairs in sorted(changed.items()):
-        share, lower, upper = share_interval(sum(pairs.values()), len(pairs))
-        rows.append(
-            {"alpha": alpha, "mean": share, "lower": lower, "upper": upper, "n": len(pairs)}
-        )
-    return pandas.DataFrame(rows, columns=["alpha", "mean", "lower", "upper", "n"]).set_index(
-        "alpha"
+    rows = [
+        {"pair_id": r["pair_id"], "alpha": r["alpha"], "changed": r["token_ids"] != base}
+        for r in records
+        if r["control"] == ("null" if null else "")
+        and (base := baseline.get((r["pair_id"], r["sample"]))) is not None
+    ]
+    if not rows:
+        return _table({})
+    pairs = pandas.DataFrame(rows).groupby(["alpha", "pair_id"])["changed"].max().astype(float)
+    return _table(
+        {alpha: share(of_pair.groupby("pair_id")) for alpha, of_pair in pairs.groupby("alpha")}
     )

@@ -40,7 +40,7 @@ def _results(run: dict[str, Any], records: Iterable[Record]) -> Iterator[str]:
     yield f'{{"schema": {SCHEMA},\n"run": {head},\n"generations": ['
     for number, record in enumerate(records):
         yield ",\n" if number else "\n"
-        yield json.dumps(record, ensure_ascii=False, allow_nan=False)
+        yield json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     yield "\n]}\n"
 
 

@@ -20,10 +20,12 @@ from . import engine, models, sizes, slots
 from .amplification import Rule, amplify
 from .engine import Cell, Generation
 from .journal import Journal, Kept, Key, cell_key, run_id
+from .judge import find_judge, label_answers
 from .measures import PER_TOKEN, measure_text
 from .models import LoadedModel
 from .pairs import EncodedPair, PromptPair, describe_chat, encode_pairs
 from .reference import generate_by_loop
+from .report import power_sentence
 from .runs import Sweep, assemble, differences, list_runs, planned_keys
 from .sampling import make_sampler
 from .settings import BadInput, Settings
@@ -59,6 +61,7 @@ def sweep(
         max_positions=model.max_positions,
     )
     by_id = {pair.pair.id: pair for pair in encoded}
+    judge = find_judge(settings)  # a wrong name is told before the work, not after
     configuration = run_configuration(model, settings, rule=rule, loop=loop)
     journal = Journal(settings.data_dir, run_id(configuration))
     plan = describe_plan(pairs, settings)
@@ -68,11 +71,13 @@ def sweep(
         found = writer.found
         batch = None if loop else _choose_slots(model, settings, encoded, found.values())
         journal.write("plan.json", plan)
+        print(power_sentence(sum(not pair.control for pair in pairs)))
         if rerun and found:
             writer.append(journal.void(rerun))
             found = {key: kept for key, kept in found.items() if kept.record["alpha"] not in rerun}
         planned = list(planned_keys(plan))
-        missing = [_cell(key) for key in planned if key not in found]
+        origins = {pair.id: pair.origin for pair in pairs}
+        missing = [_cell(key, origins) for key in planned if key not in found]
         with _progress_bar(len(planned) - len(missing), missing, settings.max_new_tokens) as bar:
             made = _generations(model, missing, encoded, settings, rule, loop, batch, bar)
             for generation in made:
@@ -100,6 +105,8 @@ def sweep(
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         journal.write("plan.json", plan | {"metadata": metadata})
+        if judge:
+            label_answers(judge, journal, (found[key].record["text"] for key in planned))
     return assemble(journal, configuration, plan, found, metadata)
 
 
@@ -110,7 +117,8 @@ def describe_plan(pairs: Sequence[PromptPair], settings: Settings) -> dict[str, 
             {
                 "id": pair.id,
                 "category": pair.category,
-                "is_null": pair.is_null,
+                "control": pair.control,
+                "origin": pair.origin,
                 "fingerprint": pair.fingerprint,
                 "a": list(pair.a),
                 "b": list(pair.b),
@@ -125,12 +133,13 @@ def describe_plan(pairs: Sequence[PromptPair], settings: Settings) -> dict[str, 
 
 def plan_cells(pairs: Sequence[PromptPair], settings: Settings) -> list[Cell]:
     """Return every cell of a sweep in the order of the plan."""
-    return [_cell(key) for key in planned_keys(describe_plan(pairs, settings))]
+    origins = {pair.id: pair.origin for pair in pairs}
+    return [_cell(key, origins) for key in planned_keys(describe_plan(pairs, settings))]
 
 
-def _cell(key: Key) -> Cell:
+def _cell(key: Key, origins: Mapping[str, str]) -> Cell:
     pair_id, _, alpha, sample, arm = key
-    return Cell(pair_id, alpha, sample, arm)
+    return Cell(pair_id, alpha, sample, arm, origins[pair_id])
 
 
 def _say_what_is_kept(journal: Journal, configuration: Mapping[str, Any]) -> None:
@@ -245,6 +254,7 @@ def make_record(generation: Generation, pair: EncodedPair, model: LoadedModel) -
     }
     count = len(generation.per_token) or math.nan
     means = {name: _rounded(sum(values) / count) for name, values in per_token.items()}
+    per_token = {"token": list(token_texts(model.tokenizer, ids)), **per_token}
     return {
         "pair_id": cell.pair_id,
         "pair_fingerprint": pair.pair.fingerprint,
@@ -263,8 +273,24 @@ def make_record(generation: Generation, pair: EncodedPair, model: LoadedModel) -
     }
 
 
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> Iterator[str]:
+    """Yield the text that each token adds; "" for one that is a part of a character only.
+
+    What a token adds depends on those in front of it; eight of them are enough.
+    """
+    shown = 0  # the first token whose text has not been shown
+    for end in range(1, len(ids) + 1):
+        start = max(0, shown - 8)
+        before, now = (tokenizer.decode(ids[start:to]) for to in (shown, end))
+        if now.endswith("\ufffd") and end < len(ids):
+            yield ""
+        else:
+            yield now[len(before) :] if now.startswith(before) else tokenizer.decode(ids[shown:end])
+            shown = end
+
+
 def _labels(pair: PromptPair) -> Record:
-    return {"category": pair.category, "is_null": pair.is_null}
+    return {"category": pair.category, "control": pair.control}
 
 
 def _glimpse(text: str) -> str:
