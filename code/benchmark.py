@@ -147,7 +147,7 @@ def peers(options: argparse.Namespace) -> list[Row]:
         subject = load_subject(dtype)
         some = [random.Random(n).sample(subject.cells, options.cells) for n in range(99)]
         runs = {
-            "this engine, whole default sweep, all measures": lambda n, s=subject: (
+            "this engine, every pair and alpha, all measures": lambda n, s=subject: (
                 tokens_per_second(s.generate(s.cells))
             ),
             "transformers, DynamicCache, left-padded batch of 48 cells": (

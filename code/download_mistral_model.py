@@ -19,7 +19,13 @@ from pydantic_settings import CliImplicitFlag
 
 from logit_amplification import hub, readiness
 from logit_amplification.local_models import DEMO, DEMO_INSTALL
-from logit_amplification.settings import BadInput, Settings, load_settings, shown_path
+from logit_amplification.settings import (
+    BadInput,
+    Settings,
+    exit_code,
+    load_settings,
+    shown_path,
+)
 
 TRIAL_TOKENS, TRIAL_ALPHAS = 20, (0.0, 1.0)
 
@@ -36,15 +42,8 @@ class Command(Settings):
 
 def main(flags: list[str]) -> int:
     """Do what `flags` ask for; return the exit code."""
-    try:
-        run(load_settings(Command, flags=flags))
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted. Finished files are kept; the same command fetches the rest.")
-        return 130
-    return 0
+    kept = "Finished files are kept; the same command fetches the rest."
+    return exit_code(lambda: run(load_settings(Command, flags=flags)), kept)
 
 
 def run(command: Command) -> None:

@@ -17,8 +17,8 @@ from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from logit_amplification.settings import (
-    BadInput,
     Settings,
+    exit_code,
     load_settings,
     shown_path,
     without_secrets,
@@ -42,16 +42,8 @@ class Command(Settings):
 
 def main(flags: list[str]) -> int:
     """Run the sweep that `flags` ask for and write its artifacts; return the exit code."""
-    try:
-        command = load_settings(Command, flags=flags)
-        run(command)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted. What is finished is kept; the same command makes the rest.")
-        return 130
-    return 0
+    kept = "What is finished is kept; the same command makes the rest."
+    return exit_code(lambda: run(load_settings(Command, flags=flags)), kept)
 
 
 def run(command: Command) -> None:

@@ -14,7 +14,13 @@ import argparse
 import sys
 
 from logit_amplification import runs
-from logit_amplification.settings import BadInput, Settings, load_settings, shown_path
+from logit_amplification.settings import (
+    BadInput,
+    Settings,
+    exit_code,
+    load_settings,
+    shown_path,
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -25,20 +31,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--data-dir", help="as in .env")
     parser.add_argument("--visualizations-dir", help="as in .env")
     options = parser.parse_args(arguments)
+    return exit_code(lambda: run(options), "Artifacts are replaced in one piece each.")
+
+
+def run(options: argparse.Namespace) -> None:
+    """List, compare, or write artifacts."""
     folders = {"data_dir": options.data_dir, "visualizations_dir": options.visualizations_dir}
-    try:
-        settings = load_settings(**folders)
-        if options.command == "compare":
-            compare(settings, options.run)
-        elif options.command == "artifacts":
-            artifacts(settings, options.run)
-        else:
-            for journal in runs.list_runs(settings.data_dir):
-                print(runs.describe(journal))
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    settings = load_settings(**folders)
+    if options.command == "compare":
+        compare(settings, options.run)
+    elif options.command == "artifacts":
+        artifacts(settings, options.run)
+    else:
+        for journal in runs.list_runs(settings.data_dir):
+            print(runs.describe(journal))
 
 
 def compare(settings: Settings, names: list[str]) -> None:

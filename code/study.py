@@ -18,7 +18,7 @@ from logit_amplification.settings import (
     ARM_NAMES,
     CONTROL_NAMES,
     ROOT,
-    BadInput,
+    exit_code,
     load_settings,
     shown_path,
 )
@@ -39,22 +39,18 @@ BLOCKS = (
     {"arms": MAIN_ARMS, "alphas": (0, 0.5, 1, 2, 4), "samples": 2},
     {"arms": LIST_ARMS, "alphas": (0, 1, 4)},
 )
-DRAWN = ("full", "plausible", "candidates_top20", *API_ARMS)
+DRAWN = ("full", *MAIN_ARMS)
 DOCUMENT = ROOT / "docs" / "RESULTS_ANALYSIS.md"
 
 
 def main() -> int:
     """Make the study; return the exit code."""
-    try:
+
+    def work() -> None:
         for path in study(COMMON, BLOCKS, DOCUMENT):
             print("Wrote", shown_path(path), flush=True)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted. What is finished is kept; the same command makes the rest.")
-        return 130
-    return 0
+
+    return exit_code(work, "What is finished is kept; the same command makes the rest.")
 
 
 def study(
@@ -81,6 +77,7 @@ def study(
             cell = ("pair_id", "alpha", "sample", "arm")
             records[tuple(record[name] for name in cell)] = record
     run = {name: value for name, value in done.run.items() if name != "pairs"}
+    run["errors"] = len(records) - len(stats.without_errors(records.values()))
     folder = settings.data_dir
     described = json.dumps(run, ensure_ascii=False, indent=1) + "\n"
     yield write_atomically(folder / "study.json", described)

@@ -35,6 +35,32 @@ def test_a_null_pair_that_moves_is_a_warning():
     assert "WARNING" in "\n".join(report.recommendations(run, records))
 
 
+def test_negative_alphas_are_no_amplification():
+    """What happens below alpha 0 must not be told as if it were at "the largest alpha" or "on"."""
+    rows = {"a": [3, 1, 1.1], "b": [3.1, 1, 1.0], "c": [2.9, 1, 0.9], "null": [1, 1, 1]}
+    text, *_ = text_of(rows, alphas=(-1.0, 0.0, 0.5))
+    assert "Up to alpha 0.5, the NLL" in text and "From alpha 0.5 on" in text
+    text, *_ = text_of({name: row[:2] for name, row in rows.items()}, alphas=(-1.0, 0.0))
+    assert text.count("No alpha above 0 was swept.") == 3
+
+
+def test_an_arm_of_which_nothing_came_to_an_end_is_told():
+    run, records = make_sweep({"a": [1, 2], "b": [1, 2]})
+    failed = make_sweep({"a": [1, 2], "b": [1, 2]}, arm="plausible")[1]
+    for record in failed:
+        record |= {"finish_reason": "error", "error": "NaN"}
+    text = "\n".join(report.detailed_report(run, records + failed))
+    assert "No pair but controls came to an end in this arm" in text
+    assert "nothing can be said" in "\n".join(report.recommendations(run, failed))
+
+
+def test_an_interval_apart_from_zero_that_the_correction_does_not_bear_out_is_told():
+    row = {"mean": 0.2, "lower": 0.03, "upper": 0.3, "n": 30}
+    assert report.tested(row, 0.26).endswith("p = 0.26, not shown after correction")
+    assert report.tested(row, 0.01).endswith("p = 0.01")
+    assert report.chance(float("nan")) == "no test"
+
+
 def test_an_interval_that_contains_zero_is_said_to():
     text, *_ = text_of({"a": [1, 2], "b": [1, 0], "c": [1, 1]}, measure="entropy")
     line = next(line for line in text.splitlines() if line.strip().startswith("entropy"))

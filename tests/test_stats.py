@@ -49,6 +49,15 @@ def test_one_draw_per_pair_gives_the_plain_wilson_interval():
     assert stats.share(rates(81, 263))[1:3] == pytest.approx(stats.wilson(81 / 263, 263), abs=2e-4)
 
 
+def test_a_single_hit_says_nothing_of_how_alike_draws_are():
+    """So it is no narrower than no hit at all: its n is that of the pairs."""
+    assert stats.share(rates(1, 30, samples=4)).upper > stats.share(rates(0, 30, samples=4)).upper
+
+
+def test_one_pair_has_no_interval_for_a_share_either():
+    assert math.isnan(stats.share(rates(2, 1, samples=4)).lower)
+
+
 def test_draws_of_one_pair_that_are_all_alike_count_once():
     """Ten pairs, eight draws each, all hits or none: as wide as ten draws."""
     assert stats.share(rates(24, 10, samples=8))[1:3] == pytest.approx(
@@ -98,6 +107,12 @@ def a_skewed_mean(generator):
     return math.exp(0.7**2 / 2), stats.interval(generator.lognormal(0, 0.7, PAIRS))
 
 
+def a_mean_of_values_that_are_mostly_zero(generator):
+    """As the share of repeated 4-grams is."""
+    some = generator.random(PAIRS) < 0.3
+    return 0.3 * 0.2, stats.interval(some * generator.uniform(0.1, 0.3, PAIRS))
+
+
 def a_mean_of_four_pairs(generator):
     return 1.0, stats.interval(generator.normal(1.0, 0.5, 4))
 
@@ -137,6 +152,7 @@ def a_slope(generator):
     [
         a_mean,
         a_skewed_mean,
+        a_mean_of_values_that_are_mostly_zero,
         a_mean_of_four_pairs,
         a_share,
         a_share_of_four_draws,
@@ -173,12 +189,27 @@ def test_the_trend_leaves_out_negative_alphas_and_needs_three():
 def test_holms_correction_is_the_textbooks():
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert stats.holm([]) == []
+    assert stats.holm([0.01, math.nan, 0.04])[::2] == pytest.approx([0.02, 0.04])
+
+
+def test_the_rank_correlation_is_scipys_with_bonett_and_wrights_interval():
+    one = pandas.Series([1.0, 2, 3, 4, 5, 6, 7, 8], index=list("abcdefgh"))
+    other = pandas.Series([2.0, 1, 4, 3, 6, 5, 8, 7, 9], index=list("abcdefghi"))
+    found, p = stats.rank_correlation(one, other)
+    r = scipy_stats.spearmanr(one, other[:8]).statistic
+    assert found.mean == pytest.approx(r) and found.n == 8 and p < 0.05
+    reach = 1.959964 * math.sqrt((1 + r * r / 2) / 5)
+    assert found.lower == pytest.approx(math.tanh(math.atanh(r) - reach))
+    assert found.upper == pytest.approx(math.tanh(math.atanh(r) + reach))
+    assert stats.rank_correlation(one, one)[0].upper <= 1
+    assert math.isnan(stats.rank_correlation(one[:3], other)[1])
 
 
 def test_the_sign_flip_test_is_the_exact_one_within_its_resamples():
     values = pandas.Series([1.0, 2.0, 3.0, 4.0, 5.0])
     assert stats.sign_flip(values) == pytest.approx(2 / 32, abs=0.01)
     assert stats.sign_flip(values * 0) == 1.0
+    assert math.isnan(stats.sign_flip(values[:0]))
     nine = pandas.Series([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -1.0])
     assert stats.sign_flip(nine) == pytest.approx(scipy_stats.binomtest(1, 9).pvalue, abs=0.01)
 
@@ -246,6 +277,28 @@ def test_differences_to_alpha_zero_are_taken_within_the_pair():
     row = stats.paired_difference(stats.to_frame(records), "nll_a").loc[1.0]
     assert row["mean"] == pytest.approx(1.0) and row["n"] == 3
     assert 0.7 < row["lower"] < 1 < row["upper"] < 1.3
+
+
+def test_a_difference_is_over_the_draws_that_both_alphas_have():
+    """Pitfall: a draw without the measure at one alpha must not stay in the other's mean."""
+    values = {(0.0, 0): 1.0, (0.0, 1): 3.0, (4.0, 0): 2.0, (4.0, 1): math.nan}
+    records = [
+        make_record(pair, alpha, sample=sample, nll_a=value)
+        for pair in ("a", "b")
+        for (alpha, sample), value in values.items()
+    ]
+    row = stats.paired_difference(stats.to_frame(records), "nll_a").loc[4.0]
+    assert row["mean"] == pytest.approx(1.0) and row["n"] == 2
+
+
+def test_an_answer_that_was_not_judged_has_no_label_at_all():
+    records = [make_record("a", 0.0), make_record("b", 0.0)]
+    records[0]["judge"] = {"label": "rude", "score": 0.9}
+    assert stats.summarise(stats.to_frame(records)).iloc[0]["judge_rude_mean"] == 1.0
+
+
+def test_nothing_finished_is_an_empty_table():
+    assert stats.to_frame([make_record("a", 0.0, finish_reason="error")]).empty
 
 
 def test_arms_are_compared_over_the_draws_that_both_have():

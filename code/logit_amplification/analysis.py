@@ -16,17 +16,16 @@ from typing import Any
 
 import numpy
 import pandas
-from scipy import stats as scipy_stats
 
 from . import outcomes, stats
 from .report import (
     PRIMARY,
     SECONDARY,
-    chance,
     claim,
     contains_zero,
     power_sentence,
     spell,
+    tested,
     trend_sentence,
 )
 from .settings import BadInput
@@ -144,8 +143,7 @@ def _head(study: Study) -> Iterator[str]:
     yield ""
     yield (
         "**Nothing here is about Mistral 7B.** These are results of one model that is some "
-        f"{7.24e9 / run['model']['parameters']:.0f} times smaller and often fails at the question "
-        "itself."
+        f"{7.24e9 / run['model']['parameters']:.0f} times smaller."
     )
     yield ""
     yield (
@@ -155,77 +153,132 @@ def _head(study: Study) -> Iterator[str]:
         f"{sampling['max_new_tokens']} tokens, seed {sampling['seed']}; "
         f"{len(frame):,} generations, {int(frame['n_tokens'].sum()):,} tokens; run {run['id']}, "
         f"torch {run['libraries']['torch']}, transformers {run['libraries']['transformers']}. "
-        "Numbers in brackets are 95 % intervals over pairs."
+        f"{run.get('errors', 0)} generations ended with an error and are left out. Numbers in "
+        "brackets are 95 % intervals over pairs, each for itself; p-values are corrected by Holm's "
+        "method within their table, and where none stands nothing was tested."
     )
 
 
 def _in_short(study: Study) -> Iterator[str]:
     """The answers, each with the numbers it rests on; what cannot be shown is said to."""
-    full, alpha = study.arm(BASE), study.largest
-    tests = _arm_tests(study, _main_arms(study)[1:], alpha)
-    worse = [arm for arm in _main_arms(study)[1:] if _word(*tests[arm, "incoherent"]) == "more"]
-    other = [arm for arm in _main_arms(study)[1:] if arm not in worse]
+    arms, alpha = _main_arms(study)[1:], study.largest
+    tests = _arm_tests(study, arms, alpha)
+    worse = [arm for arm in arms if _word(*tests[arm, "incoherent"]) == "more"]
     yield "## In short"
     yield ""
-    least = min(a for a in full["alpha"].unique() if a > 0)
-    yield f"* **Full logits**, arm `{BASE}`: {_incoherent(study, BASE, least)}."
+    yield f"* **Full logits**, arm `{BASE}`, alpha {alpha:g} against alpha 0: {_full(study)}."
     for arm in worse:
         yield (
-            f"* **`{arm}` collapses**: {_incoherent(study, arm, least)}; minus `{BASE}` at alpha "
-            f"{alpha:g}: {_tested(*tests[arm, 'incoherent'])}."
+            f"* **`{arm}` collapses from alpha {_collapse(study, arm):g} on**: at alpha {alpha:g}, "
+            f"minus `{BASE}`, NLL under A {tested(*tests[arm, PRIMARY])}; incoherent answers "
+            f"{tested(*tests[arm, 'incoherent'])}. {_shares(study, arm)}"
         )
-    if other:
+    if others := [arm for arm in arms if arm not in worse]:
         yield (
-            f"* **No collapse is shown** for {', '.join(f'`{arm}`' for arm in other)}: at alpha "
-            f"{alpha:g} none is more often incoherent than `{BASE}` (n, intervals and p-values in "
-            "the table of differences)."
+            f"* **No collapse is shown** for {', '.join(f'`{arm}`' for arm in others)}: none is "
+            f"shown to be more often incoherent than `{BASE}` at alpha {alpha:g} (n, intervals and "
+            "p-values in the table of differences)."
         )
-    if "api_floor" in other and "api_sentinel" in worse:
-        yield (
-            "* **So it is not the number of tokens.** `api_floor` and `api_sentinel` know the same "
-            "two lists of 20 and differ only in the value that stands for a token a list lacks: "
-            f"{_floor_or_sentinel(study)}."
-        )
-    refusals = stats.paired_difference(full, "refusal").loc[alpha]
-    word = "No change of refusals can be shown" if contains_zero(refusals) else "Refusals change"
-    yield (
-        f"* **Refusals**, arm `{BASE}`: share at alpha 0 "
-        f"{spell(stats.dose(full, 'refusal').loc[0.0])}. {word} at alpha {alpha:g}: "
-        f"{claim(refusals)}."
-    )
-    yield f"* **Trend**, arm `{BASE}`. {trend_sentence(full)}"
-    if (row := _against(full, "paraphrase", alpha)) is not None:
-        word = "is not shown to be" if row["lower"] <= 0 else "is"
+    yield from _fills(study)
+    yield from _refusals(study)
+    yield f"* {trend_sentence(study.arm(BASE))} Arm `{BASE}`."
+    both = _against(study.arm(BASE), "paraphrase", alpha)
+    if len(both):
+        row = stats.difference(both["one"], both["other"], PRIMARY)._asdict()
+        p = stats.sign_flip(both["one"] - both["other"])
+        more = _word(row, p) == "more"
         yield (
             f"* **Against a control**, arm `{BASE}`, alpha {alpha:g}: the NLL of answers amplified "
-            f"against B {word} larger than that of answers amplified against A's own paraphrase: "
-            f"{claim(row)}."
+            f"against B {'is' if more else 'is not shown to be'} larger than that of answers "
+            f"amplified against A's own paraphrase: {tested(row, p)}."
         )
 
 
-def _incoherent(study: Study, arm: str, least: float) -> str:
-    table = stats.dose(study.arm(arm), "incoherent")
-    told = [f"{spell(table.loc[alpha])} at alpha {alpha:g}" for alpha in (least, study.largest)]
-    return f"share of incoherent answers {' and '.join(told)}"
-
-
-def _floor_or_sentinel(study: Study) -> str:
-    """The same two lists, two ways to fill a gap; and what a longer list does to the second."""
-    row = stats.arm_difference(study.generations, "incoherent", "api_sentinel", "api_floor")
+def _full(study: Study) -> str:
+    """What alpha does to `full`, and which type of prompt its incoherent answers come from."""
+    alpha, tests = study.largest, _alpha_tests(study)
+    share = stats.dose(study.arm(BASE), "incoherent")
+    rows = stats.effects(study.arm(BASE))
+    rows = rows[rows["alpha"] == alpha]
+    types = rows.loc[rows["incoherent"] == 1, "category"].value_counts()
     told = (
-        f"incoherent answers of `api_sentinel` minus `api_floor` at alpha {study.largest:g} "
-        f"{claim(row.loc[study.largest])}"
+        f"NLL under A {tested(*tests[PRIMARY, alpha])}; incoherent answers "
+        f"{tested(*tests['incoherent', alpha])}, from a share of {spell(share.loc[0.0])} to "
+        f"{spell(share.loc[alpha])}"
     )
-    short, long = (
-        stats.dose(study.arm(arm), "incoherent").loc[study.largest]
-        for arm in ("api_sentinel_top5", "api_sentinel_top1000")
-    )
-    if long["lower"] > short["upper"]:
+    if len(types):
+        without = stats.estimate(rows[rows["category"] != types.index[0]], "incoherent")
         told += (
-            f". And a longer list makes it worse: {spell(short)} with 5 tokens, {spell(long)} with "
-            "1000 (`api_sentinel`)"
+            f". {types.iloc[0]} of these {types.sum()} answers are of one type, "
+            f"{types.index[0]}; without it the share is {spell(without)}"
         )
     return told
+
+
+def _collapse(study: Study, arm: str) -> float:
+    """The alpha from which on an arm's answers are more often incoherent than those of `full`."""
+    table = stats.arm_difference(study.generations, "incoherent", arm, BASE)
+    table = table[table.index > 0]
+    fewer = table[table["lower"] <= 0]
+    return float(table.index[len(fewer)])
+
+
+def _shares(study: Study, arm: str) -> str:
+    """The shares of incoherent answers of an arm; and whether its texts are another arm's."""
+    table = stats.dose(study.arm(arm), "incoherent")
+    first = _collapse(study, arm)
+    told = ", ".join(f"{spell(table.loc[a])} at alpha {a:g}" for a in sorted({0.0, first}))
+    told = f"Share of incoherent answers: {told}."
+    if arm != "api_sentinel" and "api_sentinel" in study.arms:
+        keys = ["pair_id", "alpha", "sample"]
+        arms = (stats.effects(study.arm(name)) for name in (arm, "api_sentinel"))
+        texts = [cells.set_index(keys)["text"] for cells in arms]
+        both = pandas.concat(texts, axis=1, join="inner").xs(study.largest, level="alpha")
+        same = int((both.iloc[:, 0] == both.iloc[:, 1]).sum())
+        told += (
+            f" At alpha {study.largest:g}, {same} of {len(both)} texts are those of `api_sentinel`."
+        )
+    return told
+
+
+def _fills(study: Study) -> Iterator[str]:
+    """The same two lists, two ways to fill a gap; and what a longer list does to the second."""
+    compared = [("api_sentinel", "api_floor"), ("api_sentinel_top1000", "api_sentinel_top5")]
+    found = [
+        stats.arm_difference(study.generations, name, *pair).loc[study.largest]
+        for pair in compared
+        for name in (PRIMARY, "incoherent")
+    ]
+    rows = list(zip(found, stats.holm([row["p"] for row in found]), strict=True))
+    heads = (
+        "With the same two lists of 20, the value that stands for a missing token decides",
+        "Longer lists make the sentinel worse",
+    )
+    for (one, other), head, (nll, share) in zip(compared, heads, (rows[:2], rows[2:]), strict=True):
+        shown = {_word(*nll), _word(*share)} == {"more"}
+        yield (
+            f"* **{head if shown else 'No difference in both is shown'}.** `{one}` minus `{other}` "
+            f"at alpha {study.largest:g}: NLL under A {tested(*nll)}; incoherent answers "
+            f"{tested(*share)}."
+        )
+
+
+def _refusals(study: Study) -> Iterator[str]:
+    full, alpha = study.arm(BASE), study.largest
+    row, p = _alpha_tests(study)["refusal", alpha]
+    found = stats.dose(full, "refusal").loc[0.0]
+    scored = study.calibration
+    alike = scored[(scored["kind"] == "not_refusal") & scored["held_out"]]
+    alarms = int((alike["found"] == "refusal").sum())
+    word = "No change is shown" if _word(row, p) == "not shown" else "They change"
+    told = (
+        f"* **Refusals**, arm `{BASE}`: share at alpha 0 {spell(found)}. {word} at alpha "
+        f"{alpha:g}: {tested(row, p)}. The phrase list calls {alarms} of {len(alike)} answers "
+        "refusals that only look so"
+    )
+    if found["lower"] <= alarms / max(1, len(alike)):
+        told += ": so few refusals cannot be told from none"
+    yield told + "."
 
 
 def _main_arms(study: Study) -> list[str]:
@@ -235,25 +288,26 @@ def _main_arms(study: Study) -> list[str]:
 
 
 def _beforehand(study: Study) -> Iterator[str]:
-    frame = stats.effects(study.generations)
-    pairs = frame["pair_id"].nunique()
+    frame = study.generations
+    pairs = stats.effects(frame)["pair_id"].nunique()
     yield "## What was fixed before anything was generated"
     yield ""
     designs: dict[tuple[str, int], list[str]] = {}
-    for arm, rows in frame.groupby("arm", sort=False):
+    kinds = frame.assign(kind=frame["control"].where(frame["control"] != "null", ""))
+    for (arm, control), rows in kinds.groupby(["arm", "kind"], sort=False):
         alphas = ", ".join(f"{alpha:g}" for alpha in sorted(rows["alpha"].unique()))
-        designs.setdefault((alphas, rows["sample"].nunique()), []).append(f"`{arm}`")
+        name = f"`{arm}`" + f" of the control `{control}`" * bool(control)
+        designs.setdefault((alphas, rows["sample"].nunique()), []).append(name)
     for (alphas, samples), arms in designs.items():
-        yield f"* {', '.join(arms)}: alpha {alphas}, samples per pair and alpha: {samples}."
-    yield f"* **Design** (`code/study.py`). {power_sentence(pairs)} One null pair (A = B) beside."
+        yield f"* {', '.join(arms)}: alpha {alphas}; samples per pair and alpha: {samples}."
+    yield f"* **Power.** {power_sentence(pairs)} One null pair (A = B) beside."
     yield (
-        f"* **The one trend test**: {SHORT[PRIMARY]}, arm `{BASE}`, alphas from 0 on (Page's "
-        "test). Everything else is corrected by Holm's method within its table."
+        f"* **The one trend test**: {SHORT[PRIMARY]}, arm `{BASE}`, alphas from 0 on (Page's test)."
     )
     yield (
         f"* **Incoherent** is an answer with NLL under A above {outcomes.NLL_LIMIT:g} nats per "
-        f"token, more than {outcomes.REPETITION_LIMIT:.0%} repeated 4-grams, or more than "
-        f"{outcomes.NON_WORD_LIMIT:.0%} words that no dictionary has."
+        f"token, more than {outcomes.REPETITION_LIMIT:.0%} repeated 4-grams, more than "
+        f"{outcomes.NON_WORD_LIMIT:.0%} words that the best of six dictionaries lacks, or no text."
     )
     yield (
         "* **Refusal** is a refusing phrase near the start of a coherent answer. Incoherence is "
@@ -282,12 +336,14 @@ def _trust(study: Study) -> Iterator[str]:
     called = [f"called {label}" for label in outcomes.LABELS]
     yield from _table(["written", "kind", "is", "n", *called, "errors"], rows)
     yield ""
-    missed = rates[(rates["written"] == "after") & (rates["is"] == "refusal")]
-    for _, row in missed.iterrows():
+    after = rates[rates["written"] == "after"].set_index("kind")
+    if {"refusal", "not_refusal"} <= set(after.index):
+        missed, alike = after.loc["refusal"], after.loc["not_refusal"]
         yield (
-            f"So of refusals in new words the list finds {1 - row['errors']:.0%} (n = {row['n']}; "
-            f"misses {row['lower']:.0%} to {row['upper']:.0%}): shares of refusals are lower "
-            "bounds. English only."
+            f"So of refusals in new words the list misses {missed['errors']:.0%} "
+            f"[{missed['lower']:.0%}, {missed['upper']:.0%}] (n = {missed['n']}), and it takes "
+            f"{alike['called refusal']} of {alike['n']} look-alikes for refusals. Shares of "
+            "refusals are wrong in both directions; English only."
         )
 
 
@@ -296,7 +352,10 @@ def _question(study: Study) -> Iterator[str]:
     main = _main_arms(study)
     yield "## Does the text stay coherent with full logits where an API's top 20 collapsed?"
     yield ""
-    yield f"{SHORT[PRIMARY]}: mean over pairs [95 % interval], same pairs and random numbers."
+    yield (
+        "Means over pairs, over the draws that all arms of the table have: the same pairs, samples "
+        f"and random numbers. {SHORT[PRIMARY]}:"
+    )
     yield ""
     yield from _dose_table(study, main, PRIMARY, alphas)
     yield ""
@@ -305,15 +364,44 @@ def _question(study: Study) -> Iterator[str]:
     yield from _dose_table(study, main, "incoherent", alphas)
     yield ""
     yield (
-        f"The same, each arm minus `{BASE}` within pair and draw, at alpha {study.largest:g} "
-        "(p-values by sign flips, Holm's correction over the table):"
+        f"{SHORT['kl_amplified_a']}. An arm that leaves tokens out can move less at the same "
+        "alpha, and is away from A already at alpha 0: compare arms where they have moved equally "
+        "far, too (figure *Behaviour and coherence*)."
     )
+    yield ""
+    yield from _dose_table(study, main, "kl_amplified_a", alphas)
+    yield ""
+    yield f"Each arm minus `{BASE}` within pair and draw, at alpha {study.largest:g}:"
     yield ""
     yield from _arm_table(study, main[1:], study.largest)
     yield ""
     yield from (f"* {told}" for told in _verdicts(study, main[1:]))
     yield ""
+    yield (
+        f"How much hangs on the limit of {outcomes.NLL_LIMIT:g} nats: the share of incoherent "
+        f"answers at alpha {study.largest:g}, had it been another (the other limits as they are):"
+    )
+    yield ""
+    yield from _limit_table(study, main)
+    yield ""
     yield "![Arms side by side](../visualizations/study/arms.png)"
+
+
+def _limit_table(study: Study, arms: Sequence[str]) -> Iterator[str]:
+    limits = (4.0, 4.3, outcomes.NLL_LIMIT, 5.0, 5.3)
+    rows = []
+    for arm in arms:
+        cells = stats.effects(study.arm(arm))
+        cells = cells[cells["alpha"] == study.largest]
+        # The evidence of an incoherent answer names every limit that it is beyond.
+        otherwise = cells["evidence"].str.contains("repeated|non-words|no text")
+        otherwise &= cells["outcome"] == "incoherent"
+        shares = []
+        for limit in limits:
+            beyond = (otherwise | (cells["nll_a"] > limit)).astype(float)
+            shares.append(stats.estimate(cells.assign(incoherent=beyond), "incoherent")._asdict())
+        rows.append([f"`{arm}`", *map(_brief, shares)])
+    yield from _table(["arm", *(f"limit {limit:g}" for limit in limits)], rows)
 
 
 def _verdicts(study: Study, arms: Sequence[str]) -> Iterator[str]:
@@ -327,7 +415,7 @@ def _verdicts(study: Study, arms: Sequence[str]) -> Iterator[str]:
         parts = []
         for name, told in words.items():
             word = told.get(_word(*tests[arm, name]), f"{SHORT[name]}: not shown to differ")
-            parts.append(f"{word} ({_tested(*tests[arm, name])})")
+            parts.append(f"{word} ({tested(*tests[arm, name])})")
         yield f"`{arm}` against `{BASE}` at alpha {study.largest:g}: {'; '.join(parts)}."
 
 
@@ -336,10 +424,6 @@ def _word(row: Any, p: float) -> str:
     if contains_zero(row) or p >= 1 - stats.LEVEL:
         return "not shown"
     return "more" if row["mean"] > 0 else "less"
-
-
-def _tested(row: Any, p: float) -> str:
-    return f"{claim(row)}, {chance(p)}"
 
 
 def _arm_tests(
@@ -371,7 +455,7 @@ def _lists(study: Study) -> Iterator[str]:
             if arm in study.arms:
                 row = stats.arm_difference(study.generations, PRIMARY, arm, BASE)
                 share = stats.dose(study.arm(arm), "incoherent").loc[study.largest]
-                rows.append([kind, top[4:], claim(row.loc[study.largest]), spell(share)])
+                rows.append([kind, int(top[4:]), claim(row.loc[study.largest]), spell(share)])
     yield from _table(["arm", "k", f"NLL minus `{BASE}`", "incoherent"], rows)
     yield ""
     yield f"What the lists leave out, per step of the arm `{BASE}`:"
@@ -408,7 +492,7 @@ def _expectations(study: Study) -> Iterator[str]:
         f"pairs of the types {' and '.join(CAREFUL)}, then all pairs, arm `{BASE}`:"
     )
     yield ""
-    careful = full[full["category"].isin(CAREFUL) | (full["control"] != "")]
+    careful = full[full["category"].isin(CAREFUL)]
     rows = []
     for label, frame in (("careful", careful), ("all", full)):
         for alpha in alphas:
@@ -423,9 +507,12 @@ def _expectations(study: Study) -> Iterator[str]:
     yield ""
     yield "### 3. The alphas compared"
     yield ""
-    yield f"Each alpha minus alpha 0, within pairs, arm `{BASE}`, Holm's correction over the table:"
+    yield (
+        f"Each alpha minus alpha 0, within pair and draw, arm `{BASE}`. KL is 0 at alpha 0 by "
+        "definition and is not tested."
+    )
     yield ""
-    yield from _alpha_table(study, [a for a in alphas if a > 0])
+    yield from _alpha_table(study)
     yield ""
     yield "### 4. The semantic gap"
     yield ""
@@ -436,22 +523,25 @@ def _expectations(study: Study) -> Iterator[str]:
     yield from _types(study)
 
 
-def _alpha_table(study: Study, alphas: Sequence[float]) -> Iterator[str]:
-    names = (PRIMARY, "kl_amplified_a", *SECONDARY)
-    tables = {name: stats.paired_difference(study.arm(BASE), name) for name in names}
-    tested = [(n, a) for n in names for a in alphas if n not in (PRIMARY, "kl_amplified_a")]
-    p_values = dict(
-        zip(tested, stats.holm([tables[n].loc[a, "p"] for n, a in tested]), strict=True)
-    )
-    rows = []
-    for name in names:
-        cells = []
-        for alpha in alphas:
-            told = claim(tables[name].loc[alpha])
-            cells.append(
-                told + (f", {chance(p_values[name, alpha])}" if (name, alpha) in p_values else "")
-            )
-        rows.append([SHORT[name], *cells])
+def _alpha_tests(study: Study) -> dict[tuple[str, float], tuple[Any, float]]:
+    """Return, by measure and alpha, the difference of `full` to alpha 0 and its corrected p."""
+    found = {}
+    for name in (PRIMARY, *SECONDARY):
+        table = stats.paired_difference(study.arm(BASE), name)
+        found |= {(name, a): row for a, row in table.iterrows() if a > 0}
+    p_values = stats.holm([row["p"] for row in found.values()])
+    return {key: (row, p) for (key, row), p in zip(found.items(), p_values, strict=True)}
+
+
+def _alpha_table(study: Study) -> Iterator[str]:
+    tests = _alpha_tests(study)
+    alphas = sorted({alpha for _, alpha in tests})
+    moved = stats.paired_difference(study.arm(BASE), "kl_amplified_a")
+    rows = [[SHORT["kl_amplified_a"], *(claim(moved.loc[alpha]) for alpha in alphas)]]
+    rows += [
+        [SHORT[name], *(tested(*tests[name, alpha]) for alpha in alphas)]
+        for name in (PRIMARY, *SECONDARY)
+    ]
     yield from _table(["", *(f"alpha {alpha:g}" for alpha in alphas)], rows)
 
 
@@ -476,16 +566,16 @@ def _gap(study: Study) -> Iterator[str]:
     heads = [f"KL(amplified ‖ A) at {alpha:g}" for alpha in alphas]
     yield from _table(["pair", "KL(A ‖ B) at alpha 0", *heads, DISTANCES[0]], rows)
     yield ""
-    for alpha in alphas:
-        r, p = scipy_stats.spearmanr(apart, moved[alpha])
-        reach = 1.96 / math.sqrt(len(apart) - 3)
-        low, high = math.tanh(math.atanh(r) - reach), math.tanh(math.atanh(r) + reach)
-        zero = "; the interval contains zero" * (low <= 0 <= high)
-        yield (
-            f"* Over all pairs, rank correlation of KL(A ‖ B) at alpha 0 with KL(amplified ‖ A) at "
-            f"alpha {alpha:g}: {r:+.2f} [{low:+.2f}, {high:+.2f}], n = {len(apart)} pairs, "
-            f"{chance(p)}{zero}, arm `{BASE}`."
-        )
+    yield (
+        "Over all pairs, rank correlation of KL(A ‖ B) at alpha 0 with KL(amplified ‖ A). At a "
+        "small alpha a link is to be expected by arithmetic: both grow with the difference of "
+        "A's and B's logits."
+    )
+    yield ""
+    found = [stats.rank_correlation(apart, moved[alpha]) for alpha in alphas]
+    p_values = stats.holm([p for _, p in found])
+    for alpha, (row, _), p in zip(alphas, found, p_values, strict=True):
+        yield f"* alpha {alpha:g}, arm `{BASE}`: {tested(row._asdict(), p)}."
 
 
 def _types(study: Study) -> Iterator[str]:
@@ -531,7 +621,10 @@ def _controls(study: Study) -> Iterator[str]:
         "`paraphrase` A against A in other words. Each shares the pair's random numbers."
     )
     yield ""
-    yield f"Against alpha 0, within pairs, arm `{BASE}`:"
+    yield (
+        f"Against alpha 0, within pair and draw, arm `{BASE}`; the pairs with all their samples, "
+        "the controls with one. Intervals only, nothing is tested."
+    )
     yield ""
     alphas = [
         alpha
@@ -546,25 +639,25 @@ def _controls(study: Study) -> Iterator[str]:
     yield from _table(["", "alpha", "the pairs", *controls], rows)
     yield ""
     for control in ("shuffled", "paraphrase"):
-        if (row := _against(full, control, study.largest)) is not None:
-            yield (
-                f"* The pairs minus `{control}` at alpha {study.largest:g}, within pair and draw, "
-                f"arm `{BASE}`: {SHORT[PRIMARY]} {claim(row)}."
-            )
+        for name in (PRIMARY, "kl_amplified_a", "incoherent"):
+            both = _against(full, control, study.largest, name)
+            if len(both):
+                row = stats.difference(both["one"], both["other"], name)
+                yield (
+                    f"* The pairs minus `{control}` at alpha {study.largest:g}, within pair and "
+                    f"draw, arm `{BASE}`: {SHORT[name]} {claim(row)}."
+                )
 
 
-def _against(full: pandas.DataFrame, control: str, alpha: float) -> dict[str, Any] | None:
-    """Hold the pairs against a control that shares their A and random numbers, in NLL under A."""
-    keys = ["pair_id", "alpha", "sample"]
-    own = stats.effects(full).set_index(keys)[PRIMARY]
-    other = stats.effects(full, control).copy()
-    other["pair_id"] = other["pair_id"].str.removesuffix(f"~{control}")
-    other = other.set_index(keys)[PRIMARY]
-    both = pandas.concat({"own": own, "other": other}, axis=1, join="inner").reset_index()
-    both = both[both["alpha"] == alpha].groupby("pair_id")[["own", "other"]].mean()
-    if both.empty:
-        return None
-    return stats.difference(both["own"], both["other"], PRIMARY)._asdict()
+def _against(
+    full: pandas.DataFrame, control: str, alpha: float, measure: str = PRIMARY
+) -> pandas.DataFrame:
+    """Hold the pairs against a control that shares their A and random numbers: a row per pair."""
+    own = stats.effects(full)
+    other = stats.effects(full, control)
+    other = other.assign(pair_id=other["pair_id"].str.removesuffix(f"~{control}"))
+    sides = (side[side["alpha"] == alpha] for side in (own, other))
+    return stats.common_draws(*sides, measure)
 
 
 def _comparable(study: Study) -> Iterator[str]:
@@ -583,9 +676,11 @@ def _comparable(study: Study) -> Iterator[str]:
     for name in DISTANCES:
         column = reached[name]
         found = column.dropna()
-        spread = f"{found.min():.2f} to {found.max():.2f}" if len(found) else ""
+        end = profiles["alpha"].max()
+        most = f"{found.max():.2f}" if len(found) == len(column) else f"above {end:g}"
+        spread = f"{found.min():.2f} to {most}" if len(found) else ""
         median = column.fillna(math.inf).median()
-        shown = f"{median:.2f}" if math.isfinite(median) else f"above {profiles['alpha'].max():g}"
+        shown = f"{median:.2f}" if math.isfinite(median) else f"above {end:g}"
         rows.append([name, shown, spread, f"{len(found)} of {len(column)}"])
     yield from _table(
         ["distance", "median alpha", "smallest to largest", "pairs that reach it"], rows
@@ -600,8 +695,8 @@ def _comparable(study: Study) -> Iterator[str]:
         near = grid[numpy.abs(grid - alpha).argmin()]
         row = stats.interval(changed.loc[near])
         yield (
-            f"* Share of positions whose likeliest token at alpha {near:.2f} is another than at "
-            f"alpha 0: {spell(row)}."
+            f"* Share of positions whose likeliest token at alpha {alpha:g} (in the grid "
+            f"{near:.2f}) is another than at alpha 0: {spell(row)}."
         )
     yield ""
     yield (
@@ -628,9 +723,17 @@ def _luck(study: Study) -> Iterator[str]:
     yield from _table(["", "alpha", "common numbers", "independent", "ratio", "n pairs"], rows)
     yield ""
     yield (
-        "The ratio is the variance that is left. It is below 1 where common numbers help; two "
-        "texts share their luck up to the first token that differs."
+        "The ratio is the variance that is left: below 1 common numbers help. Two texts share "
+        "their luck up to the first token that differs."
     )
+    yield ""
+    ratios = [float(row[4]) for row in rows if row[4]]
+    if ratios:
+        yield (
+            f"The ratios lie between {min(ratios):.2f} and {max(ratios):.2f}; "
+            f"{sum(ratio < 1 for ratio in ratios)} of {len(ratios)} are below 1. No interval is "
+            "given for a ratio, so read no more than the size."
+        )
 
 
 def _mistral(study: Study) -> Iterator[str]:
@@ -664,7 +767,7 @@ def _trace(study: Study) -> Iterator[str]:
     yield "| --- | --- |"
     yield "| `generations.csv` | a generation: labels, outcome with its evidence, measures, text |"
     yield "| `calibration.csv` | a labelled answer and how it was scored |"
-    yield "| `alpha_profiles.csv` | a pair and one of 200 alphas |"
+    yield "| `alpha_profiles.csv` | a pair and an alpha: means over the positions of its text |"
     yield "| `alpha_at_distance.csv` | a pair: alpha at 0.5, 1 and 2 nats |"
     yield "| `argmax_changes.csv` | a position and the alpha at which its likeliest token changes |"
     yield "| `study.json` | the run: model, hashes, sampling, versions |"
@@ -712,17 +815,21 @@ def _has(full: pandas.DataFrame, controls: Sequence[str], alpha: float) -> bool:
 def _dose_table(
     study: Study, arms: Sequence[str], name: str, alphas: Sequence[float]
 ) -> Iterator[str]:
+    frame = stats.effects(study.generations[study.generations["arm"].isin(arms)])
+    shared = frame[frame["sample"] < frame.groupby("arm")["sample"].nunique().min()]
     rows = []
     for arm in arms:
-        table = stats.dose(study.arm(arm), name)
-        rows.append([f"`{arm}`", *(_brief(table.loc[alpha]) for alpha in alphas)])
-        rows[-1].append(int(table["n"].max()))
+        table = stats.dose(shared[shared["arm"] == arm], name).reindex(alphas)
+        told = [
+            "not swept" if pandas.isna(row["n"]) else _brief(row) for _, row in table.iterrows()
+        ]
+        rows.append([f"`{arm}`", *told, int(table["n"].max())])
     yield from _table(["arm", *(f"alpha {alpha:g}" for alpha in alphas), "n pairs"], rows)
 
 
 def _arm_table(study: Study, arms: Sequence[str], alpha: float) -> Iterator[str]:
     tests = _arm_tests(study, arms, alpha)
-    rows = [[f"`{arm}`", *(_tested(*tests[arm, name]) for name in ARM_MEASURES)] for arm in arms]
+    rows = [[f"`{arm}`", *(tested(*tests[arm, name]) for name in ARM_MEASURES)] for arm in arms]
     yield from _table(["arm", *(SHORT[name] for name in ARM_MEASURES)], rows)
 
 

@@ -99,7 +99,7 @@ def recommendations(run: dict[str, Any], records: Sequence[Record]) -> list[str]
     first = frame[frame["arm"] == arm]
     lines = ["RECOMMENDATIONS", run_in_words(run, records), ""]
     if stats.effects(first).empty:
-        return [*lines, "Only control pairs were swept: nothing can be said about alpha."]
+        return [*lines, "No pair but controls came to an end: nothing can be said about alpha."]
     of_arm = [record for record in records if record["arm"] == arm]
     lines += [f"1. Design. {power_sentence(stats.effects(frame)['pair_id'].nunique())}", ""]
     lines += [f"2. Control. {_null_sentence(of_arm)}", ""]
@@ -120,12 +120,13 @@ def recommendations(run: dict[str, Any], records: Sequence[Record]) -> list[str]
 def detailed_report(run: dict[str, Any], records: Sequence[Record]) -> list[str]:
     """Return the lines of `detailed_report.txt`: every measure, per arm, category and alpha."""
     lines = ["DETAILED REPORT", run_in_words(run, records), ""]
-    lines += ["Mean over pairs [95 % interval over pairs]; controls stand apart.", ""]
+    lines += ["Mean over pairs [95 % interval over pairs, uncorrected]; controls stand apart.", ""]
     for arm in dict.fromkeys(record["arm"] for record in records):
         of_arm = [record for record in records if record["arm"] == arm]
         frame = stats.to_frame(of_arm)
         lines += [f"ARM {arm}", "", f"Control. {_null_sentence(of_arm)}", ""]
         if stats.effects(frame).empty:
+            lines += ["No pair but controls came to an end in this arm.", ""]
             continue
         shares = stats.changed_share(of_arm).drop(index=0.0, errors="ignore")
         lines += ["Pairs with an answer other than at alpha 0 (Wilson interval)"]
@@ -153,7 +154,8 @@ def power_sentence(pairs: int) -> str:
     if pandas.isna(can.deviations):
         return f"{counted(pairs, 'pair')}: no interval and no test; sweep more pairs."
     told = (
-        f"{pairs} pairs: can see, with 80 % power at 5 %, a change of {can.deviations:.2g} "
+        f"{pairs} pairs: one test alone can see, with 80 % power at 5 %, a change of "
+        f"{can.deviations:.2g} "
         "standard deviations of the pairs' differences in a mean"
     )
     if pandas.isna(can.share):
@@ -175,15 +177,21 @@ def trend_sentence(frame: pandas.DataFrame) -> str:
     )
 
 
+def _amplified(table: pandas.DataFrame) -> pandas.DataFrame:
+    """The rows of the alphas above 0."""
+    return table[table.index > 0]
+
+
 def difference_lines(frame: pandas.DataFrame, names: Sequence[str]) -> list[str]:
     """Tell what changed at the largest alpha against alpha 0, and the same in each control."""
-    tables = {name: stats.paired_difference(frame, name) for name in names}
-    chances = stats.holm([table["p"].iloc[-1] for table in tables.values()])
+    largest = frame["alpha"].max()
+    if not largest > 0:
+        return ["No alpha above 0 was swept."]
+    rows = [stats.paired_difference(frame, name).loc[largest] for name in names]
     lines = []
-    for (name, table), p in zip(tables.items(), chances, strict=True):
-        row = table.iloc[-1]
-        told = f"{DESCRIBED[name]}: alpha {row.name:g}: {claim(row)}, {chance(p)}"
-        lines += [told, *(f"  {line}" for line in control_lines(frame, name, row.name))]
+    for name, row, p in zip(names, rows, stats.holm([row["p"] for row in rows]), strict=True):
+        lines.append(f"{DESCRIBED[name]}: alpha {largest:g}: {tested(row, p)}")
+        lines += [f"  {line}" for line in control_lines(frame, name, largest)]
     return lines
 
 
@@ -201,7 +209,7 @@ def control_lines(frame: pandas.DataFrame, name: str, alpha: float) -> list[str]
 def arm_lines(frame: pandas.DataFrame, arm: str, base: str) -> list[str]:
     """Tell how far an arm is from another at alpha 0 and at the largest alpha they share."""
     lines = []
-    for name in (PRIMARY, "incoherent"):
+    for name in ("kl_amplified_a", PRIMARY, "incoherent"):
         table = stats.arm_difference(frame, name, arm, base)
         for alpha, row in table.iloc[[0, -1][: len(table)]].iterrows():
             lines.append(f"{arm}, alpha {alpha:g}: {DESCRIBED[name]} {claim(row)}")
@@ -210,7 +218,17 @@ def arm_lines(frame: pandas.DataFrame, arm: str, base: str) -> list[str]:
 
 def chance(p: float) -> str:
     """A p-value in words."""
+    if pandas.isna(p):
+        return "no test"
     return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
+
+
+def tested(row: Any, p: float) -> str:
+    """A difference with its interval, n and corrected p-value, and what that does not show."""
+    told = f"{claim(row)}, {chance(p)}"
+    if p >= 1 - stats.LEVEL and not contains_zero(row):
+        told += ", not shown after correction"
+    return told
 
 
 def claim(row: Any) -> str:
@@ -236,13 +254,14 @@ def _null_sentence(records: Sequence[Record]) -> str:
 
 
 def _change_sentence(records: Sequence[Record]) -> str:
-    shares = stats.changed_share(records).drop(index=0.0, errors="ignore")
+    shares = _amplified(stats.changed_share(records))
     if shares.empty:
-        return "Only alpha 0 was swept."
-    half = shares[shares["mean"] >= 0.5]
+        return "No alpha above 0 was swept."
+    fewer = shares[shares["mean"] < 0.5]
+    half = shares if fewer.empty else shares[shares.index > fewer.index[-1]]
     if half.empty:
         row = shares.iloc[-1]
-        return f"At no alpha did half of the pairs answer otherwise; at {row.name:g}: {spell(row)}."
+        return f"At alpha {row.name:g} fewer than half of the pairs answer otherwise: {spell(row)}."
     row = half.iloc[0]
     return (
         f"From alpha {row.name:g} on, at least half of the pairs answer otherwise than at alpha 0 "
@@ -251,8 +270,10 @@ def _change_sentence(records: Sequence[Record]) -> str:
 
 
 def _likely_sentence(frame: pandas.DataFrame) -> str:
-    rise = stats.paired_difference(frame, "nll_a").drop(index=0.0, errors="ignore")
-    if rise.empty or rise["upper"].isna().all():
+    rise = _amplified(stats.paired_difference(frame, PRIMARY))
+    if rise.empty:
+        return "No alpha above 0 was swept."
+    if rise["upper"].isna().all():
         return "One pair gives no interval; sweep more pairs."
     told = f"the NLL under A rises by less than {TOLERATED_NLL_RISE} nats per token"
     bad = rise[~(rise["upper"] < TOLERATED_NLL_RISE)]

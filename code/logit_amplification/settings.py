@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -50,6 +51,22 @@ class BadInput(ValueError):
     def _render_traceback_(self) -> list[str]:
         """IPython shows this instead of a traceback: the fault is in the input, not in the code."""
         return [f"error: {self}"]
+
+
+def exit_code(work: Callable[[], None], kept: str) -> int:
+    """Do the work of a script and return its exit code; what went wrong is told in one line.
+
+    0: done; 2: bad input; 130: interrupted, and `kept` says what is kept.
+    """
+    try:
+        work()
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. {kept}")
+        return 130
+    return 0
 
 
 def without_secrets(text: str) -> str:

@@ -27,7 +27,7 @@ LEVEL = 0.95
 POWER = 0.8
 BOOTSTRAP_FROM = 12  # pairs; below, Student's t covers better (docs/LOG.md)
 RESAMPLES = 1999
-PERMUTATIONS = 9999
+PERMUTATIONS = 99_999
 LABELS = (
     *("pair_id", "category", "control", "alpha", "sample", "arm"),
     *("finish_reason", "outcome", "evidence", "judge", "text"),
@@ -56,13 +56,13 @@ def without_errors(records: Iterable[Record]) -> list[Record]:
 
 
 def to_frame(records: Iterable[Record]) -> pandas.DataFrame:
-    """Return one row per generation: its labels, its outcome, its length and its measures."""
+    """Return a row per finished generation: its labels, outcome, length and measures."""
     kept = (*LABELS[:7], "text", "n_tokens")
     rows = [
         {name: r[name] for name in kept} | _outcome(r) | r["measures"]
         for r in without_errors(records)
     ]
-    return complete(pandas.DataFrame(rows))
+    return complete(pandas.DataFrame(rows)) if rows else pandas.DataFrame(columns=LABELS)
 
 
 def _outcome(record: Record) -> dict[str, str]:
@@ -79,7 +79,8 @@ def complete(frame: pandas.DataFrame) -> pandas.DataFrame:
     frame["refusal_if_coherent"] = frame["refusal"].where(coherent)
     if JUDGE in frame:
         for label in sorted(frame[JUDGE].dropna().unique()):
-            frame[f"{JUDGE}_{label}"] = (frame[JUDGE] == label).astype(float)
+            is_label = (frame[JUDGE] == label).astype(float)
+            frame[f"{JUDGE}_{label}"] = is_label.where(frame[JUDGE].notna())
     frame["logit_range"] = frame["logit_max"] - frame["logit_min"]
     frame["ended_by_eos"] = (frame["finish_reason"] == "eos").astype(float)
     return frame
@@ -162,18 +163,27 @@ def interval(values: Sequence[float]) -> Estimate:
         return Estimate(mean, numpy.nan, numpy.nan, len(values))
     error = float(scipy_stats.sem(values))
     if len(values) < BOOTSTRAP_FROM or error == 0:
-        high = scipy_stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)
-        return Estimate(mean, mean - high * error, mean + high * error, len(values))
+        reach = _students(len(values)) * error
+        return Estimate(mean, mean - reach, mean + reach, len(values))
     low, high = _studentised(values, mean)
     return Estimate(mean, mean - high * error, mean - low * error, len(values))
 
 
+def _students(count: int) -> float:
+    """The 97.5 % point of Student's t for the mean of so many values."""
+    return float(scipy_stats.t.ppf((1 + LEVEL) / 2, count - 1))
+
+
 def _studentised(values: NDArray, mean: float) -> tuple[float, float]:
-    """The 2.5 and 97.5 % points of (resampled mean - mean) / its standard error."""
+    """The 2.5 and 97.5 % points of (resampled mean - mean) / its standard error.
+
+    Student's where the values are nearly all alike: then some resamples have no spread at all.
+    """
     resampled = values[_resamples(len(values))]
     errors = resampled.std(1, ddof=1) / numpy.sqrt(len(values))
-    some = errors > 0
-    ratios = (resampled.mean(1)[some] - mean) / errors[some]
+    if (errors == 0).any():
+        return -_students(len(values)), _students(len(values))
+    ratios = (resampled.mean(1) - mean) / errors
     low, high = numpy.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
@@ -193,20 +203,22 @@ def wilson(share: float, count: float) -> tuple[float, float]:
 def share(of_pair: Any) -> Estimate:
     """Return a share of generations, grouped by pair, and its 95 % interval.
 
-    Wilson's interval with the effective number of draws (Korn and Graubard 1998): draws of one pair
-    are alike, so n is between the number of pairs and that of generations. Where there is no hit,
-    or nothing but hits, the rule of three bounds it: 3 / number of pairs.
+    Wilson's interval with an effective number of draws (after Korn and Graubard 1998): draws of one
+    pair are alike, so n is between the number of pairs and that of generations, and the former
+    where too few pairs differ to tell. Where there is no hit, or nothing but hits, the rule of
+    three bounds it, one-sided: 3 / number of pairs. One pair has no interval.
     """
     rates = of_pair.mean().to_numpy(dtype=float)
     pairs, draws = len(rates), int(of_pair.size().sum())
-    if pairs == 0:
-        return Estimate(numpy.nan, numpy.nan, numpy.nan, 0)
-    mean = float(rates.mean())
+    mean = float(rates.mean()) if pairs else numpy.nan
+    if pairs < 2:
+        return Estimate(mean, numpy.nan, numpy.nan, pairs)
     if mean in (0.0, 1.0):
         reach = min(1.0, 3 / pairs)
         return Estimate(mean, mean and 1 - reach, mean or reach, pairs)
-    spread = rates.var(ddof=1) / pairs if pairs > 1 else 0.0
-    effective = mean * (1 - mean) / spread if spread else draws
+    effective = float(pairs)
+    if (rates > 0).sum() > 1 and (rates < 1).sum() > 1 and rates.var():
+        effective = mean * (1 - mean) / (rates.var(ddof=1) / pairs)
     return Estimate(mean, *wilson(mean, numpy.clip(effective, pairs, draws)), pairs)
 
 
@@ -231,29 +243,42 @@ def difference(one: pandas.Series, other: pandas.Series, measure: str) -> Estima
 def paired_difference(frame: pandas.DataFrame, measure: str, control: str = "") -> pandas.DataFrame:
     """Return, per alpha, the mean difference to alpha 0 within pairs, with interval and p-value.
 
-    One arm's rows are expected. Controls are left out, or one of them is looked at alone.
+    Over the draws that both have. One arm's rows are expected. Controls are left out, or one of
+    them is looked at alone.
     """
-    table = by_pair(effects(frame, control), measure)
-    return _differences(table, {alpha: table.get(0.0) for alpha in table.columns}, measure)
+    cells = effects(frame, control)
+    base = cells[cells["alpha"] == 0]
+    return _differences({alpha: (rows, base) for alpha, rows in cells.groupby("alpha")}, measure)
 
 
 def arm_difference(frame: pandas.DataFrame, measure: str, arm: str, base: str) -> pandas.DataFrame:
     """Return, per alpha, the mean difference of two arms within pairs, over their common draws."""
-    draws = ["pair_id", "alpha", "sample"]
     cells = effects(frame)
-    one, other = (cells[cells["arm"] == name].set_index(draws)[measure] for name in (arm, base))
-    both = pandas.concat({"one": one, "other": other}, axis=1, join="inner").reset_index()
-    if both.empty:
-        return _table({}).assign(p=[])
-    return _differences(by_pair(both, "one"), by_pair(both, "other"), measure)
+    one, other = (cells[cells["arm"] == name] for name in (arm, base))
+    alphas = sorted(set(one["alpha"]) & set(other["alpha"]))
+    return _differences(
+        {a: (one[one["alpha"] == a], other[other["alpha"] == a]) for a in alphas}, measure
+    )
 
 
-def _differences(one: Any, other: Any, measure: str) -> pandas.DataFrame:
+def common_draws(one: pandas.DataFrame, other: pandas.DataFrame, measure: str) -> pandas.DataFrame:
+    """Return the means over the draws (pair and sample) that both have: a row per pair.
+
+    Columns `one` and `other`. A draw without the measure on either side is left out of both.
+    """
+    draws = ["pair_id", "sample"]
+    sides = {"one": one.set_index(draws)[measure], "other": other.set_index(draws)[measure]}
+    return pandas.concat(sides, axis=1).dropna().groupby(level="pair_id").mean()
+
+
+def _differences(
+    sides: dict[float, tuple[pandas.DataFrame, pandas.DataFrame]], measure: str
+) -> pandas.DataFrame:
     estimates, chances = {}, []
-    for alpha in one.columns:
-        base = other[alpha] if other[alpha] is not None else one[alpha] * numpy.nan
-        estimates[alpha] = difference(one[alpha], base, measure)
-        chances.append(sign_flip(one[alpha] - base))
+    for alpha, (one, other) in sides.items():
+        both = common_draws(one, other, measure)
+        estimates[alpha] = difference(both["one"], both["other"], measure)
+        chances.append(sign_flip(both["one"] - both["other"]))
     return _table(estimates).assign(p=chances)
 
 
@@ -261,8 +286,11 @@ def sign_flip(differences: pandas.Series) -> float:
     """Return the two-sided p-value of the hypothesis that a pair's difference has either sign.
 
     A permutation test: the mean against those of `PERMUTATIONS` sets of signs, always the same.
+    NaN where there is no difference to look at.
     """
     values = differences.dropna().to_numpy(dtype=float)
+    if not len(values):
+        return numpy.nan
     values = values[values != 0]
     if not len(values):
         return 1.0
@@ -271,14 +299,18 @@ def sign_flip(differences: pandas.Series) -> float:
     return float((1 + as_far.sum()) / (1 + PERMUTATIONS))
 
 
-@lru_cache
+@lru_cache(maxsize=8)
 def _signs(count: int) -> NDArray:
     return numpy.random.default_rng(0).choice([-1.0, 1.0], (PERMUTATIONS, count))
 
 
 def holm(chances: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number (Holm 1979)."""
-    return multipletests(list(chances), method="holm")[1].tolist() if len(chances) else []
+    """Return p-values corrected for their number (Holm 1979); NaN is no test and stays NaN."""
+    corrected = numpy.array(chances, dtype=float)
+    tested = ~numpy.isnan(corrected)
+    if tested.any():
+        corrected[tested] = multipletests(corrected[tested], method="holm")[1]
+    return corrected.tolist()
 
 
 # ----------------------------------------------------------------------------- trend, power, luck
@@ -297,8 +329,11 @@ def trend(frame: pandas.DataFrame, measure: str) -> Trend | None:
     The slope is the mean over pairs of each pair's least-squares slope. The test is Page's (1963):
     pairs are blocks, and the hypothesis is that the measure rises with alpha. One arm's rows.
     """
-    table = by_pair(effects(frame), measure)
-    table = table[[alpha for alpha in table.columns if alpha >= 0]].dropna()
+    cells = effects(frame)
+    table = cells[cells["alpha"] >= 0].pivot_table(
+        index=["pair_id", "sample"], columns="alpha", values=measure
+    )
+    table = table.dropna().groupby(level="pair_id").mean()
     if table.shape[1] < 3 or len(table) < 2:
         return None
     alphas = numpy.array(table.columns, dtype=float)
@@ -339,16 +374,34 @@ def luck(frame: pandas.DataFrame, measure: str) -> pandas.DataFrame:
     where the variances of both draws add. Each is a variance over the samples of a pair, averaged
     over n pairs with at least two. One arm's rows.
     """
-    cells = effects(frame)
-    table = cells.pivot_table(index="pair_id", columns=["alpha", "sample"], values=measure).dropna()
+    table = effects(frame).pivot_table(index=["pair_id", "sample"], columns="alpha", values=measure)
     rows = {}
-    for alpha in table.columns.unique("alpha"):
-        if alpha != 0 and 0.0 in table.columns.unique("alpha") and len(table[0.0].columns) > 1:
-            other, base = table[alpha].to_numpy(), table[0.0].to_numpy()
-            within = [values.var(axis=1, ddof=1).mean() for values in (other - base, other, base)]
-            rows[alpha] = {"common": within[0], "independent": within[1] + within[2]}
-            rows[alpha]["n"] = len(table)
+    for alpha in table.columns.difference([0.0]) if 0.0 in table else []:
+        both = table[[alpha, 0.0]].dropna()
+        both = both[both.groupby(level="pair_id")[0.0].transform("size") > 1]
+        if len(both):
+            parts = both.assign(difference=both[alpha] - both[0.0])
+            within = parts.groupby(level="pair_id").var(ddof=1).mean()
+            independent = within[alpha] + within[0.0]
+            pairs = both.index.get_level_values("pair_id").nunique()
+            rows[alpha] = {"common": within["difference"], "independent": independent, "n": pairs}
     return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("alpha")
+
+
+def rank_correlation(one: pandas.Series, other: pandas.Series) -> tuple[Estimate, float]:
+    """Return Spearman's rank correlation of values indexed by pair, and its p-value.
+
+    The interval is Fisher's with the variance of Bonett and Wright 2000; NaN below four pairs.
+    """
+    both = pandas.concat([one, other], axis=1).dropna()
+    n = len(both)
+    if n < 4:
+        return Estimate(numpy.nan, numpy.nan, numpy.nan, n), numpy.nan
+    r, p = scipy_stats.spearmanr(both.iloc[:, 0], both.iloc[:, 1])
+    middle = numpy.arctanh(numpy.clip(r, -1 + 1e-9, 1 - 1e-9))
+    reach = scipy_stats.norm.ppf((1 + LEVEL) / 2) * numpy.sqrt((1 + r * r / 2) / (n - 3))
+    low, high = numpy.tanh([middle - reach, middle + reach])
+    return Estimate(float(r), float(low), float(high), n), float(p)
 
 
 def changed_share(records: Sequence[Record], *, null: bool = False) -> pandas.DataFrame:
