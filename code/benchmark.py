@@ -44,7 +44,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from logit_amplification import engine, models, readiness, sizes, slots
+from logit_amplification import alpha_profile, engine, models, readiness, sizes, slots
 from logit_amplification.amplification import amplify
 from logit_amplification.engine import Cell, Generation
 from logit_amplification.journal import Journal, run_id
@@ -895,6 +895,39 @@ def bandwidth(device: torch.device) -> float:
     return 2 * source.nbytes / min(times)
 
 
+# ------------------------------------------------------------------------------------------ profile
+
+
+def profile(options: argparse.Namespace) -> list[Row]:
+    """One text at one alpha and at 200, the two forwards and every changed argmax included."""
+    subject = load_subject("bfloat16")
+    cell = next(cell for cell in subject.cells if cell.alpha == 0)
+    (made,) = subject.generate([cell])
+    text = made.token_ids
+    contexts = subject.contexts[cell.pair_id]
+
+    def seconds(alphas: Sequence[float]) -> float:
+        started = time.perf_counter()
+        alpha_profile.profile_text(subject.model, *contexts, text, alphas)
+        return time.perf_counter() - started
+
+    runs = {
+        "one alpha": lambda number: seconds([1.0]),
+        f"{len(alpha_profile.ALPHAS)} alphas": lambda number: seconds(alpha_profile.ALPHAS),
+    }
+    found = in_turns(runs, 3 * options.repeats)
+    one = found["one alpha"]
+    return [
+        {
+            "one text at": name,
+            "tokens": len(text),
+            "ms": spread([1000 * second for second in times]),
+            "of one alpha": ratio(times, one),
+        }
+        for name, times in found.items()
+    ]
+
+
 # ------------------------------------------------------------------------------------------ results
 
 MEASUREMENTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
@@ -911,6 +944,7 @@ MEASUREMENTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
         coupling,
         precision,
         shape,
+        profile,
         machines,
     )
 }

@@ -2,8 +2,9 @@
 
     python code/runs.py                         # every run: name, size, model, settings
     python code/runs.py compare 2cec 81f0       # which settings differ, which cells differ
-    python code/runs.py artifacts 2cec          # bring a run back: JSON, CSV, TXT and PNG from it
+    python code/runs.py artifacts 2cec          # bring a run back: JSON, CSV, TXT, figures
     python code/runs.py artifacts               # of the last used run (make artifacts)
+    python code/runs.py figures                 # figures only, and a page of them (make figures)
 
 A run is named by the beginning of its name. Exit code 0: done; 2: bad input, told in one line.
 """
@@ -26,7 +27,7 @@ from logit_amplification.settings import (
 def main(arguments: list[str]) -> int:
     """Do what `arguments` ask for; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", nargs="?", choices=["list", "compare", "artifacts"])
+    parser.add_argument("command", nargs="?", choices=["list", "compare", "artifacts", "figures"])
     parser.add_argument("run", nargs="*", help="the beginning of a run's name")
     parser.add_argument("--data-dir", help="as in .env")
     parser.add_argument("--visualizations-dir", help="as in .env")
@@ -40,8 +41,8 @@ def run(options: argparse.Namespace) -> None:
     settings = load_settings(**folders)
     if options.command == "compare":
         compare(settings, options.run)
-    elif options.command == "artifacts":
-        artifacts(settings, options.run)
+    elif options.command in ("artifacts", "figures"):
+        write_again(settings, options.command, options.run)
     else:
         for journal in runs.list_runs(settings.data_dir):
             print(runs.describe(journal))
@@ -55,14 +56,15 @@ def compare(settings: Settings, names: list[str]) -> None:
     print(f"{one.id} | {two.id}", *runs.compare(one, two), sep="\n")
 
 
-def artifacts(settings: Settings, names: list[str]) -> None:
-    """Write the artifacts of a run from its journal."""
-    from logit_amplification.artifacts import save_artifacts
+def write_again(settings: Settings, what: str, names: list[str]) -> None:
+    """Write the artifacts of a run, or its figures only, from its journal."""
+    from logit_amplification.artifacts import save_all_figures, save_artifacts
 
     if len(names) > 1:
-        raise BadInput(f"artifacts: {len(names)} runs named; at most one is needed")
+        raise BadInput(f"{what}: {len(names)} runs named; at most one is needed")
     recalled = runs.recall(settings.data_dir, names[0] if names else "")
-    print("Wrote", *map(shown_path, save_artifacts(recalled, settings)), sep="\n  ")
+    save = save_artifacts if what == "artifacts" else save_all_figures
+    print("Wrote", *map(shown_path, save(recalled, settings)), sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -150,13 +150,13 @@ def draw(made: Any, run: dict[str, Any], records: list[dict], settings: Any) -> 
     strongest = next(r for r in records if r["alpha"] == made.largest and r["arm"] == "full")
     yield from save_figures(
         {
-            "arms.png": figures.draw_arms(run, drawn),
-            "outcomes.png": figures.draw_outcomes(run, four),
-            "behaviour_coherence.png": figures.draw_path(run, drawn),
-            "alpha_profile.png": figures.draw_profile(
+            "arms": figures.draw_arms(run, drawn),
+            "outcomes": figures.draw_outcomes(run, four),
+            "behaviour_coherence": figures.draw_path(run, drawn),
+            "alpha_profile": figures.draw_profile(
                 made.alpha_profiles, made.argmax_changes, alphas, title
             ),
-            "tokens.png": token_view.draw_tokens(run, strongest),
+            "tokens": token_view.draw_tokens(run, strongest),
         },
         settings.visualizations_dir,
     )

@@ -11,6 +11,7 @@ import pytest
 import logit_diff_mistral
 from conftest import PROMPTS
 from logit_amplification.settings import ROOT
+from test_figures import NAMES as FIGURES
 
 
 def as_list(options):
@@ -36,13 +37,8 @@ def test_a_run_leaves_every_artifact_and_says_where(flags, tmp_path, capsys):
         "generations.csv",
         "recommendations.txt",
         "detailed_report.txt",
-        "arms.png",
-        "outcomes.png",
-        "behaviour_coherence.png",
-        "response_length_analysis.png",
-        "logits_analysis.png",
-        "dose_response.png",
-        "text_by_alpha.png",
+        "index.html",
+        *FIGURES,
     }
     assert all(name in told for name in names)
     data = tmp_path / "out" / "data"

@@ -5,7 +5,8 @@ import re
 import pandas
 import pytest
 
-from logit_amplification import figure_style, figures, token_view
+from logit_amplification import figure_style, figures, token_view, tree_view
+from logit_amplification.alpha_tree import AlphaTree, Leaf, Split
 from records import make_record, make_sweep
 
 VALUES = {"a1": [1, 2], "a2": [3, 4], "b1": [5, 6], "null": [1, 1]}
@@ -84,11 +85,31 @@ def test_the_figure_breaks_lines_between_tokens_and_shows_all_of_them(tmp_path):
     figure = token_view.draw_tokens(make_sweep(VALUES)[0], record_with(tokens, [0.5] * 62))
     drawn = {text.get_text() for text in figure.axes[0].texts}
     assert all(rf"word{number}\$" in {t.strip() for t in drawn} for number in range(60))
-    (path,) = figure_style.save_figures({"tokens.png": figure}, tmp_path)
-    assert path.read_bytes().startswith(b"\x89PNG")
+    png, svg = figure_style.save_figures({"tokens": figure}, tmp_path)
+    assert png.read_bytes().startswith(b"\x89PNG") and "word59$" in svg.read_text()
 
 
 def test_an_empty_answer_can_be_shown():
     run = make_sweep(VALUES)[0]
     assert token_view.draw_tokens(run, record_with([], []))
     assert "<p" in token_view.tokens_html(run, record_with([], []))
+
+
+# -------------------------------------------------------------------------------------- alpha tree
+
+
+def test_the_tree_shows_every_split_and_the_widest_texts():
+    leaves = [Leaf(0.0, 0.5, (1, 2, 3), "length"), Leaf(0.5, 2.0, (1, 4), "eos")]
+    tree = AlphaTree(0.0, 3.0, leaves, [Split(1, 0.5, 2, 4)], [(2.0, 3.0)])
+    figure = tree_view.draw_tree(tree, lambda ids: f"text {ids} for $5", "title")
+    above, below = figure.axes
+    (line,) = above.lines
+    assert list(line.get_xdata()) == [0.5, 0.5] and list(line.get_ydata()) == [1, 3]
+    assert "33.3% of the interval is left out" in above.get_title(loc="left")
+    drawn = [text.get_text() for text in below.texts]
+    assert drawn == [
+        "0.000 to 0.500",
+        r"text (1, 2, 3) for \$5",
+        "0.500 to 2.000",
+        r"text (1, 4) for \$5",
+    ]

@@ -10,13 +10,12 @@ from records import make_sweep
 
 VALUES = {"a1": [1, 2], "a2": [3, 4], "b1": [5, 6], "null": [1, 1]}
 NAMES = {
-    "response_length_analysis.png",
-    "logits_analysis.png",
-    "dose_response.png",
-    "text_by_alpha.png",
-    "arms.png",
-    "outcomes.png",
-    "behaviour_coherence.png",
+    f"{name}.{kind}"
+    for name in (
+        *("response_length_analysis", "logits_analysis", "dose_response", "text_by_alpha"),
+        *("arms", "outcomes", "behaviour_coherence"),
+    )
+    for kind in ("png", "svg")
 }
 
 
@@ -25,7 +24,8 @@ def test_all_figures_are_saved_as_png_without_a_warning(tmp_path):
         warnings.simplefilter("error")
         paths = figure_style.save_figures(figures.draw_all(*make_sweep(VALUES)), tmp_path / "new")
     assert {path.name for path in paths} == NAMES == {p.name for p in (tmp_path / "new").iterdir()}
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+    starts = {".png": b"\x89PNG", ".svg": b"<?xml"}
+    assert all(path.read_bytes().startswith(starts[path.suffix]) for path in paths)
 
 
 @pytest.mark.parametrize("values", [{"null": [1, 1]}, {"a": [1, 2]}, {"a": [1], "b": [2]}])

@@ -19,9 +19,9 @@ FLOORS = [
     {"pairs", "hub", "store", "arms"},
     {"models", "readiness", "stats", "journal"},
     {"slots", "runs", "judge", "alpha_profile", "report"},
-    {"engine", "calibration", "figure_style", "analysis"},
-    {"reference", "comparison_figures", "token_view"},
-    {"sweep", "figures"},
+    {"engine", "alpha_tree", "calibration", "figure_style", "analysis"},
+    {"reference", "comparison_figures", "token_view", "tree_view"},
+    {"sweep", "figures", "contact_sheet"},
     {"artifacts"},
 ]
 
@@ -72,6 +72,7 @@ def test_the_pure_rooms_import_nothing_of_ours(room):
         "outcomes",
         "analysis",
         "token_view",
+        "tree_view",
     ],
 )
 def test_rooms_that_need_no_model_import_without_torch(room):

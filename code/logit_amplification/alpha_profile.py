@@ -220,6 +220,25 @@ def _changes(logits_a: Tensor, logits_b: Tensor, low: float, high: float) -> Ite
             yield Change(position, *change)
 
 
+def likeliest(
+    logits_a: Tensor, logits_b: Tensor, low: float, high: float
+) -> list[tuple[float, int]]:
+    """Return (alpha, token): from that alpha on the token is the likeliest, up to the next alpha.
+
+    logits_a, logits_b (vocab,), finite. The first alpha is `low`; all others are below `high`, and
+    exact for these logits. Where tokens are equally likely it is the one that is so just above.
+    """
+    a = logits_a.double().cpu()
+    d = a - logits_b.double().cpu()
+    pieces = [(low, _steepest_highest(a + low * d, d))]
+    for alpha, _, after in _upper_envelope(a, d, low, high):
+        if alpha <= pieces[-1][0]:  # two changes at one alpha: the steeper one holds
+            pieces.pop()
+        if alpha < high:
+            pieces.append((max(low, alpha), after))
+    return pieces
+
+
 def _upper_envelope(
     a: Tensor, d: Tensor, low: float, high: float
 ) -> Iterator[tuple[float, int, int]]:

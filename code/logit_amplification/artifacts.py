@@ -1,10 +1,10 @@
-"""Every artifact of a sweep in one call: JSON, CSV and TXT into `data/`, PNG besides."""
+"""Every artifact of a sweep in one call: JSON, CSV and TXT into `data/`, figures besides."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from . import figures, report, stats, store
+from . import contact_sheet, figures, report, stats, store
 from .figure_style import save_figures
 from .runs import Sweep
 from .settings import BadInput, Settings
@@ -22,9 +22,13 @@ def save_artifacts(done: Sweep, settings: Settings) -> list[Path]:
     if not stats.without_errors(done.records):
         reason = done.records[0]["error"]
         raise BadInput(f"every generation ended with an error, the first because {reason}")
+    written += report.write_reports(settings.data_dir, done.run, done.records)
+    return written + save_all_figures(done, settings)
+
+
+def save_all_figures(done: Sweep, settings: Settings) -> list[Path]:
+    """Draw all figures of a sweep again, as PNG and SVG, and a page that shows them."""
+    folder = settings.visualizations_dir
     drawn = figures.draw_all(done.run, done.records)
-    return [
-        *written,
-        *report.write_reports(settings.data_dir, done.run, done.records),
-        *save_figures(drawn, settings.visualizations_dir),
-    ]
+    page = contact_sheet.write_page(done.run, done.records, list(drawn))
+    return [*save_figures(drawn, folder), store.write_atomically(folder / "index.html", page)]

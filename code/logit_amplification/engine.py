@@ -20,7 +20,7 @@ from .arms import ARMS
 from .measures import PER_TOKEN, measure_step
 from .sampling import Sampler, uniforms
 from .settings import BadInput
-from .slots import Ids, Prefixes, Slots
+from .slots import Ids, Prefixes, Slots, attending_in_slots
 
 # To be raised with every change that can change a token or a measure: it is part of a run's name.
 VERSION = 3
@@ -79,9 +79,7 @@ def generate(
     something else than logits.
     """
     pending = deque(cells)
-    attention = model.config._attn_implementation
-    model.set_attn_implementation("slots")
-    try:
+    with attending_in_slots(model):
         while pending:
             batch = None
             try:
@@ -99,8 +97,6 @@ def generate(
             batch = None  # its memory is free before the next attempt
             if model.device.type == "cuda":
                 torch.cuda.empty_cache()
-    finally:
-        model.set_attn_implementation(attention)
 
 
 def cell_uniforms(cell: Cell, seed: int, count: int) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure, SubFigure
 
 from .report import run_in_words
@@ -30,22 +31,24 @@ STYLE = {
     "axes.labelsize": 10,
     "legend.frameon": False,
     "legend.fontsize": 9,
-    "svg.fonttype": "none",
 }
-DPI = 200
+SVG = {"svg.fonttype": "none", "svg.hashsalt": "logit-amplification"}  # text stays text
+FORMATS = {"png": {"dpi": 200}, "svg": {"metadata": {"Date": None}}}
 
 
 def save_figures(figures: dict[str, Figure], folder: Path) -> list[Path]:
-    """Write the figures as PNG files and return their paths."""
+    """Write each figure as PNG and as SVG and return the paths. The same data give the same SVG."""
     paths = []
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
-            scratch = Path(folder) / f".{name}.tmp"
-            with warnings.catch_warnings():  # a character that the font lacks is drawn as a box
-                warnings.filterwarnings("ignore", message="Glyph .* missing")
-                figure.savefig(scratch, format="png", dpi=DPI)
-            paths.append(scratch.replace(Path(folder) / name))
+            for kind, options in FORMATS.items():
+                scratch = Path(folder) / f".{name}.{kind}.tmp"
+                with warnings.catch_warnings(), matplotlib.rc_context(SVG):
+                    # A character that the font lacks is drawn as a box.
+                    warnings.filterwarnings("ignore", message="Glyph .* missing")
+                    figure.savefig(scratch, format=kind, **options)
+                paths.append(scratch.replace(Path(folder) / f"{name}.{kind}"))
     except OSError as error:
         raise BadInput(f"VISUALIZATIONS_DIR = {str(folder)!r}: {error.strerror}") from None
     return paths

@@ -30,16 +30,16 @@ from .store import Record
 
 
 def draw_all(run: dict[str, Any], records: Sequence[Record]) -> dict[str, Figure]:
-    """Return every figure by its file name; those of one arm are of the arm swept first."""
+    """Return every figure by its name; those of one arm are of the arm swept first."""
     first = [record for record in records if record["arm"] == records[0]["arm"]]
     return {
-        "response_length_analysis.png": draw_response_length(run, first),
-        "logits_analysis.png": draw_logits(run, first),
-        "dose_response.png": draw_dose_response(run, first),
-        "text_by_alpha.png": draw_texts(run, first),
-        "arms.png": draw_arms(run, records),
-        "outcomes.png": draw_outcomes(run, records),
-        "behaviour_coherence.png": draw_path(run, records),
+        "response_length_analysis": draw_response_length(run, first),
+        "logits_analysis": draw_logits(run, first),
+        "dose_response": draw_dose_response(run, first),
+        "text_by_alpha": draw_texts(run, first),
+        "arms": draw_arms(run, records),
+        "outcomes": draw_outcomes(run, records),
+        "behaviour_coherence": draw_path(run, records),
     }
 
 

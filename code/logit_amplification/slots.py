@@ -8,7 +8,8 @@ under the name "slots". What depends on what, bit by bit: docs/METHODOLOGY.md, "
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,17 @@ def slot_attention(module, query, key, value, attention_mask, scaling, dropout=0
 AttentionInterface.register("slots", slot_attention)
 
 
+@contextmanager
+def attending_in_slots(model: Any) -> Iterator[None]:
+    """Have a model attend as `slot_attention` does, and give its own way back in any case."""
+    attention = model.config._attn_implementation
+    model.set_attn_implementation("slots")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(attention)
+
+
 # ----------------------------------------------------------------------------------------- cache
 
 
@@ -87,6 +99,11 @@ class SlotLayer(CacheLayerMixin):
             memory[row, :, : new.shape[1]] = new
             # Zeroed, for a NaN left there by the last generation would come through the mask.
             memory[row, :, new.shape[1] :] = 0
+
+    def copy(self, source: int, target: int) -> None:
+        """Give a row the keys and values of another."""
+        for memory in (self.keys, self.values):
+            memory[target] = memory[source]
 
     def resize(self, window: int) -> None:
         """Keep the first `window` positions of every row, or add zeros behind them."""
@@ -182,6 +199,14 @@ class Rows:
         self.growing[row] = 1
         self.logits[row] = prefix.logits
 
+    def copy(self, source: int, target: int) -> None:
+        """Give a row the context of another one, as far as that has come."""
+        self.lengths[target] = self.lengths[source]
+        for layer in self.layers:
+            layer.copy(source, target)
+        for state in (self.positions, self.growing, self.logits):
+            state[target] = state[source]
+
     def clear(self, row: int) -> None:
         """Leave a row idle: it stays at position 0, and nobody looks at it."""
         self.lengths[row] = 0
@@ -272,6 +297,13 @@ class Slots:
         prefixes = (prefix_a, prefix_b)
         for (rows, row), prefix in zip(self._places(slot), prefixes, strict=True):
             rows.fill(row, prefix)
+
+    def copy(self, source: int, target: int) -> None:
+        """Give a slot both contexts of another one: from here on they go different ways."""
+        for (rows, here), (_, there) in zip(
+            self._places(source), self._places(target), strict=True
+        ):
+            rows.copy(here, there)
 
     def clear(self, slot: int) -> None:
         """Leave a slot idle."""
