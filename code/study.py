@@ -145,14 +145,17 @@ def draw(made: Any, run: dict[str, Any], records: list[dict], settings: Any) -> 
 
     drawn = [record for record in records if record["arm"] in DRAWN and record["alpha"] >= 0]
     four = [record for record in drawn if record["arm"] in ("full", "plausible", *API_ARMS[1::2])]
+    # As in the tables: arms are compared over the draws that all of them have.
+    samples = [{r["sample"] for r in drawn if r["arm"] == arm} for arm in DRAWN]
+    shared = [record for record in drawn if record["sample"] in set.intersection(*samples)]
     title = f"Every alpha on the same texts: {run['model']['name']}, run {run['id']}"
     alphas = sorted({record["alpha"] for record in records})
     strongest = next(r for r in records if r["alpha"] == made.largest and r["arm"] == "full")
     yield from save_figures(
         {
-            "arms": figures.draw_arms(run, drawn),
+            "arms": figures.draw_arms(run, shared),
             "outcomes": figures.draw_outcomes(run, four),
-            "behaviour_coherence": figures.draw_path(run, drawn),
+            "behaviour_coherence": figures.draw_path(run, shared),
             "alpha_profile": figures.draw_profile(
                 made.alpha_profiles, made.argmax_changes, alphas, title
             ),

@@ -384,6 +384,11 @@ def _question(study: Study) -> Iterator[str]:
     yield ""
     yield from _limit_table(study, main)
     yield ""
+    yield (
+        "The figure shows the same draws. Its arms are set a little to the right of one another, "
+        "so that their bars can be seen."
+    )
+    yield ""
     yield "![Arms side by side](../visualizations/study/arms.png)"
 
 
