@@ -15,13 +15,13 @@ PACKAGE = ROOT / "code" / "logit_amplification"
 # Each room may use the rooms of the lines above its own, never one below.
 FLOORS = [
     {"sizes", "machine", "local_models"},
-    {"settings", "amplification", "sampling", "measures", "outcomes"},
+    {"settings", "amplification", "sampling", "measures", "outcomes", "next_token_view"},
     {"pairs", "hub", "store", "arms"},
-    {"models", "readiness", "stats", "journal"},
+    {"models", "readiness", "stats", "journal", "next_token"},
     {"slots", "runs", "judge", "alpha_profile", "report"},
     {"engine", "alpha_tree", "calibration", "figure_style", "analysis"},
-    {"reference", "comparison_figures", "token_view", "tree_view"},
-    {"sweep", "figures", "contact_sheet"},
+    {"reference", "comparison_figures", "token_view", "tree_view", "exploration"},
+    {"sweep", "figures", "contact_sheet", "explorer"},
     {"artifacts"},
 ]
 
@@ -73,6 +73,7 @@ def test_the_pure_rooms_import_nothing_of_ours(room):
         "analysis",
         "token_view",
         "tree_view",
+        "next_token_view",
     ],
 )
 def test_rooms_that_need_no_model_import_without_torch(room):

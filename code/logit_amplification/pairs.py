@@ -74,7 +74,7 @@ def read_pairs(path: Path, controls: Sequence[str] = ()) -> list[PromptPair]:
     pairs: list[PromptPair] = []
     seen: set[str] = set()
     for place, row in _rows(path):
-        pair = _make_pair(row, f"{path.name}, {place}")
+        pair = make_pair(row, f"{path.name}, {place}")
         if pair.id in seen:
             raise BadInput(
                 f"{path.name}, {place}: the id {pair.id!r} is used twice; ids are unique"
@@ -187,7 +187,7 @@ def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 # -------------------------------------------------------------------------------------- checking
 
 
-def _make_pair(row: Any, place: str) -> PromptPair:
+def make_pair(row: Any, place: str) -> PromptPair:
     """Build one pair out of a row of columns, or out of ready message lists under `a` and `b`."""
     if not isinstance(row, dict):
         raise BadInput(f"{place}: a pair is an object with {', '.join(FIELDS)}, not {row!r:.40}")
@@ -334,6 +334,22 @@ def encode_pairs(
     return [
         EncodedPair(pair, encode(pair, pair.a, "a"), encode(pair, pair.b, "b")) for pair in pairs
     ]
+
+
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> Iterator[str]:
+    """Yield the text that each token adds; "" for one that is a part of a character only.
+
+    What a token adds depends on those in front of it; eight of them are enough.
+    """
+    shown = 0  # the first token whose text has not been shown
+    for end in range(1, len(ids) + 1):
+        start = max(0, shown - 8)
+        before, now = (tokenizer.decode(ids[start:to]) for to in (shown, end))
+        if now.endswith("\ufffd") and end < len(ids):
+            yield ""
+        else:
+            yield now[len(before) :] if now.startswith(before) else tokenizer.decode(ids[shown:end])
+            shown = end
 
 
 def _text_ids(tokenizer: Any, text: str) -> list[int]:

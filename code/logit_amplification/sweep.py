@@ -23,7 +23,7 @@ from .journal import Journal, Kept, Key, cell_key, run_id
 from .judge import find_judge, label_answers
 from .measures import PER_TOKEN, measure_text
 from .models import LoadedModel
-from .pairs import EncodedPair, PromptPair, describe_chat, encode_pairs
+from .pairs import EncodedPair, PromptPair, describe_chat, encode_pairs, token_texts
 from .reference import generate_by_loop
 from .report import power_sentence
 from .runs import Sweep, assemble, differences, list_runs, planned_keys
@@ -271,22 +271,6 @@ def make_record(generation: Generation, pair: EncodedPair, model: LoadedModel) -
         "measures": means | {n: _rounded(v) for n, v in measure_text(text, spoken).items()},
         "per_token": per_token,
     }
-
-
-def token_texts(tokenizer: Any, ids: Sequence[int]) -> Iterator[str]:
-    """Yield the text that each token adds; "" for one that is a part of a character only.
-
-    What a token adds depends on those in front of it; eight of them are enough.
-    """
-    shown = 0  # the first token whose text has not been shown
-    for end in range(1, len(ids) + 1):
-        start = max(0, shown - 8)
-        before, now = (tokenizer.decode(ids[start:to]) for to in (shown, end))
-        if now.endswith("\ufffd") and end < len(ids):
-            yield ""
-        else:
-            yield now[len(before) :] if now.startswith(before) else tokenizer.decode(ids[shown:end])
-            shown = end
 
 
 def _labels(pair: PromptPair) -> Record:

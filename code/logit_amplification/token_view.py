@@ -28,10 +28,9 @@ def tokens_html(run: dict[str, Any], record: Record) -> str:
     spans = []
     for place, text in enumerate(record["per_token"]["token"]):
         told = "\n".join(f"{name}: {values[place]}" for name, values in numbers.items())
-        shade = _shade(numbers[MEASURE][place])
-        ink = "#fff" if _is_dark(shade) else "#111"
+        background, ink = shade(numbers[MEASURE][place])
         spans.append(
-            f'<span style="background:{shade};color:{ink};border-radius:.2em" '
+            f'<span style="background:{background};color:{ink};border-radius:.2em" '
             f'title="{html.escape(told)}">{html.escape(text)}</span>'
         )
     head = html.escape(_head(record))
@@ -59,9 +58,8 @@ def draw_tokens(run: dict[str, Any], record: Record) -> Figure:
         page.text(0, -0.7, plain(_head(record)), weight="bold", size=11, va="center")
         values = record["per_token"][MEASURE]
         for (column, line, text), value in zip(places, values, strict=True):
-            shade = _shade(value)
-            page.add_patch(Rectangle((column, line), len(text), 0.9, color=shade, linewidth=0))
-            ink = "white" if _is_dark(shade) else "black"
+            background, ink = shade(value)
+            page.add_patch(Rectangle((column, line), len(text), 0.9, color=background, linewidth=0))
             font = {"family": "monospace", "size": 10.5, "va": "center"}
             page.text(column, line + 0.45, plain(text), color=ink, **font)
         bar = figure.add_axes((0.03, 2.2 * LINE / height, 0.3, 0.35 * LINE / height))
@@ -69,6 +67,13 @@ def draw_tokens(run: dict[str, Any], record: Record) -> Figure:
         bar.set_xlabel("KL(amplified ‖ A) of the step, nats", size=9)
         page.text(WIDTH, lines + 1.4, plain(_foot(run)), size=8, color="#555555", ha="right")
     return figure
+
+
+def shade(value: float | None) -> tuple[str, str]:
+    """Return the background of a token with this KL in nats, and an ink that is read on it."""
+    red, green, blue = rgb = COLOURS(SCALE(value or 0.0))[:3]
+    dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+    return colors.to_hex(rgb), "#ffffff" if dark else "#111111"
 
 
 def _places(texts: Sequence[str]) -> Iterator[tuple[int, int, str]]:
@@ -81,15 +86,6 @@ def _places(texts: Sequence[str]) -> Iterator[tuple[int, int, str]]:
             shown = shown.lstrip(" ")
         yield column, line, shown
         column += len(shown)
-
-
-def _shade(value: float | None) -> str:
-    return colors.to_hex(COLOURS(SCALE(value or 0.0)))
-
-
-def _is_dark(shade: str) -> bool:
-    red, green, blue = colors.to_rgb(shade)
-    return 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
 
 
 def _head(record: Record) -> str:
