@@ -21,7 +21,7 @@ FLOORS = [
     {"slots", "runs", "judge", "alpha_profile", "report"},
     {"engine", "alpha_tree", "calibration", "figure_style", "analysis"},
     {"reference", "comparison_figures", "token_view", "tree_view", "exploration"},
-    {"sweep", "figures", "contact_sheet", "explorer"},
+    {"sweep", "figures", "contact_sheet", "explorer", "results_view"},
     {"artifacts"},
 ]
 
@@ -74,6 +74,7 @@ def test_the_pure_rooms_import_nothing_of_ours(room):
         "token_view",
         "tree_view",
         "next_token_view",
+        "results_view",
     ],
 )
 def test_rooms_that_need_no_model_import_without_torch(room):

@@ -28,9 +28,12 @@ class Sweep:
     places: list[Kept] = field(repr=False)
 
     def whole_records(self) -> Iterator[Record]:
-        """Yield the records with their lists per token, one after the other."""
-        for record, kept in zip(self.records, self.places, strict=True):
-            yield self.journal.whole(kept) | record
+        """Return the records with their lists per token, one after the other."""
+        return map(self.whole_record, range(len(self.records)))
+
+    def whole_record(self, number: int) -> Record:
+        """Return one record with its lists per token."""
+        return self.journal.whole(self.places[number]) | self.records[number]
 
 
 def planned_keys(plan: Mapping[str, Any]) -> Iterator[Key]:
