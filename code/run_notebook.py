@@ -14,15 +14,30 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
 
 class EchoingClient(NotebookClient):
-    """Hands the text output of the cells to the terminal, progress bars included."""
+    """Hands the text output of the cells to the terminal, progress bars included.
+
+    In a log file a bar is shown once, as it ended.
+    """
+
+    pending = ""
 
     def process_message(self, msg, cell, cell_index):
         """Echo a cell's text, then keep it as nbclient does."""
         if msg["msg_type"] == "stream":
-            print(msg["content"]["text"], end="", flush=True)
+            self._echo(msg["content"]["text"])
         return super().process_message(msg, cell, cell_index)
+
+    def _echo(self, text: str) -> None:
+        if sys.stdout.isatty():
+            print(text, end="", flush=True)
+            return
+        *lines, self.pending = (self.pending + text).split("\n")
+        for line in lines:
+            print(line.rstrip().split("\r")[-1], flush=True)
 
 
 def execute(source: Path, output: Path) -> None:
@@ -33,6 +48,7 @@ def execute(source: Path, output: Path) -> None:
         notebook,
         timeout=None,
         kernel_name="python3",
+        store_widget_state=False,
         coalesce_streams=True,  # of a progress bar, keep the last state
         extra_arguments=["--log-level=ERROR"],  # a kernel on loopback need not warn of TCP
         resources={"metadata": {"path": folder}},
@@ -43,6 +59,9 @@ def execute(source: Path, output: Path) -> None:
     finally:
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)  # time stamps: no two runs would be alike
+            for result in cell.get("outputs", []):
+                # Without the kernel a widget is dead; the still picture beside it is kept.
+                result.get("data", {}).pop(WIDGET, None)
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, output)
 

@@ -98,6 +98,7 @@ def test_only_what_is_needed_is_fetched_once_verified_tried_and_then_runs_offlin
     assert code == 0, complaints
     assert whole(hub, tmp_path)
     assert "Every file is what the hub promises" in told
+    assert "fetching: 100%" in told and "\r" not in told + complaints  # a log: plain lines
 
     hub.behave()
     code, told, _ = download(hub, tmp_path)

@@ -14,7 +14,7 @@ DOCS = (ROOT / "docs").glob("*.md")
 PACKAGE = ROOT / "code" / "logit_amplification"
 # Each room may use the rooms of the lines above its own, never one below.
 FLOORS = [
-    {"sizes", "machine", "local_models"},
+    {"sizes", "machine", "local_models", "progress"},
     {"settings", "amplification", "sampling", "measures", "outcomes", "next_token_view"},
     {"pairs", "hub", "store", "arms"},
     {"models", "readiness", "stats", "journal", "next_token"},

@@ -20,6 +20,7 @@ from .local_models import (
     faults,
     model_folder,
 )
+from .progress import Bar
 from .settings import BadInput
 
 ATTEMPTS = 5
@@ -53,7 +54,7 @@ def fetch(model: str, revision: str) -> Path:
                 files = snapshot_download(**wanted, dry_run=True, tqdm_class=_Silent)
                 missing = [file.file_size or 0 for file in files if file.will_download]
                 _check_disk(model, sum(missing))
-                bars = None if missing else _Silent  # None: huggingface_hub's own
+                bars = _Fetching if missing else _Silent
         return Path(_patiently(lambda: snapshot_download(**wanted, tqdm_class=bars)))
 
 
@@ -64,11 +65,22 @@ def refuse_faults(model: str, folder: Path) -> None:
         raise BadInput(f"MODEL = {model!r}: {'; '.join(found)}{todo}")
 
 
+class _Fetching(Bar):
+    """Of huggingface_hub's three bars, the one that counts the bytes on disk."""
+
+    def __init__(self, *args: Any, name: str = "", **options: Any):
+        shown = name == "huggingface_hub.snapshot_download"
+        options |= {"bar_format": None, "desc": "fetching", "disable": not shown}
+        super().__init__(*args, **options)
+
+    def set_description(self, *args: Any, **options: Any) -> None:
+        """Keep our own word for it."""
+
+
 class _Silent(tqdm):
     """A progress bar that shows nothing."""
 
-    def __init__(self, *args: Any, **options: Any):
-        options.pop("name", None)  # huggingface_hub's own
+    def __init__(self, *args: Any, name: str = "", **options: Any):
         super().__init__(*args, **{**options, "disable": True})
 
 

@@ -30,8 +30,10 @@ from .local_models import (
     WANTED_FILES,
     read_json,
 )
+from .progress import Bar
 from .settings import BadInput, Settings
 
+BAR_AFTER = 2.0  # seconds: a small model needs no bar
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt(3)
 
 
@@ -75,13 +77,14 @@ def load_model(settings: Settings) -> LoadedModel:
         try:
             # Tokens must not depend on whether mistral-common happens to be installed.
             tokenizer = AutoTokenizer.from_pretrained(folder, mistral_format=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                device_map={"": device},
-                quantization_config=quantization_config(settings.quantization, dtype),
-                use_safetensors=True,
-            )
+            with progress_shown():
+                model = AutoModelForCausalLM.from_pretrained(
+                    folder,
+                    dtype=dtype,
+                    device_map={"": device},
+                    quantization_config=quantization_config(settings.quantization, dtype),
+                    use_safetensors=True,
+                )
         except torch.OutOfMemoryError:
             raise BadInput(f"MODEL = {settings.model!r}: out of memory on {device}") from None
         except Exception as error:  # what a damaged or foreign folder raises is not one type
@@ -318,6 +321,21 @@ def quiet_transformers() -> Iterator[None]:
         hf_logging.set_verbosity(verbosity)
         if bars:
             hf_logging.enable_progress_bar()
+
+
+@contextmanager
+def progress_shown() -> Iterator[None]:
+    """Have transformers show how far it is with the weights, in a bar of ours."""
+    from transformers.utils import logging as hf_logging
+
+    def bar(_factory: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Bar:
+        return Bar(*args, **options | {"desc": "loading weights", "delay": BAR_AFTER})
+
+    before = hf_logging.set_tqdm_hook(bar)
+    try:
+        yield
+    finally:
+        hf_logging.set_tqdm_hook(before)
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -53,6 +53,14 @@ class BadInput(ValueError):
         return [f"error: {self}"]
 
 
+class Interrupted(KeyboardInterrupt):
+    """The user stopped it. The message is one line: what is kept."""
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython shows this instead of a traceback: nothing has gone wrong."""
+        return [str(self)]
+
+
 def exit_code(work: Callable[[], None], kept: str) -> int:
     """Do the work of a script and return its exit code; what went wrong is told in one line.
 

@@ -6,15 +6,12 @@ import dis
 import hashlib
 import inspect
 import math
-import sys
-import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
-
-from tqdm import tqdm
 
 from . import engine, models, sizes, slots
 from .amplification import Rule, amplify
@@ -24,11 +21,12 @@ from .judge import find_judge, label_answers
 from .measures import PER_TOKEN, measure_text
 from .models import LoadedModel
 from .pairs import EncodedPair, PromptPair, describe_chat, encode_pairs, token_texts
+from .progress import SweepBar
 from .reference import generate_by_loop
 from .report import power_sentence
 from .runs import Sweep, assemble, differences, list_runs, planned_keys
 from .sampling import make_sampler
-from .settings import BadInput, Settings
+from .settings import BadInput, Interrupted, Settings
 from .store import Record
 
 DIGITS = 6  # significant digits kept of a measure: float32 has no more
@@ -78,15 +76,16 @@ def sweep(
         planned = list(planned_keys(plan))
         origins = {pair.id: pair.origin for pair in pairs}
         missing = [_cell(key, origins) for key in planned if key not in found]
-        with _progress_bar(len(planned) - len(missing), missing, settings.max_new_tokens) as bar:
+        kept = len(planned) - len(missing)
+        print(f"{len(missing)} generations to make, {kept} found in the journal", flush=True)
+        with SweepBar(len(missing), settings.max_new_tokens) as bar, _told_what_is_kept(bar):
             made = _generations(model, missing, encoded, settings, rule, loop, batch, bar)
             for generation in made:
                 record = make_record(generation, by_id[generation.cell.pair_id], model)
                 place = writer.append({"generation": record})
                 found[cell_key(record)] = Kept.of(record, writer.name, place)
                 tokens += record["n_tokens"]
-                bar.total -= settings.max_new_tokens - record["n_tokens"]
-                bar.set_postfix_str(_glimpse(record["text"]), refresh=False)
+                bar.answered(record["n_tokens"], record["text"])
         seconds = time.perf_counter() - started
         metadata = {
             "run_id": journal.id,
@@ -108,6 +107,17 @@ def sweep(
         if judge:
             label_answers(judge, journal, (found[key].record["text"] for key in planned))
     return assemble(journal, configuration, plan, found, metadata)
+
+
+@contextmanager
+def _told_what_is_kept(bar: SweepBar) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Interrupted. {bar.done} of the {bar.answers} generations to make are in the journal; "
+            "run this again for the others"
+        ) from None
 
 
 def describe_plan(pairs: Sequence[PromptPair], settings: Settings) -> dict[str, Any]:
@@ -166,7 +176,7 @@ def _generations(
     rule: Rule,
     loop: Loop | None,
     batch: dict[str, Any] | None,
-    bar: tqdm,
+    bar: SweepBar,
 ) -> Iterator[Generation]:
     """Hand the cells to the engine, or to a loop of the user's own."""
     contexts = {pair.pair.id: (pair.ids_a, pair.ids_b) for pair in encoded}
@@ -277,29 +287,10 @@ def _labels(pair: PromptPair) -> Record:
     return {"category": pair.category, "control": pair.control}
 
 
-def _glimpse(text: str) -> str:
-    """The beginning of an answer on one line, without control characters."""
-    line = "".join(c if c.isprintable() else " " for c in text)
-    return textwrap.shorten(line, 40, placeholder=" …")
-
-
 def _rounded(value: float | int | None) -> float | int | None:
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     return value
-
-
-def _progress_bar(done: int, missing: Sequence[Cell], max_new_tokens: int) -> tqdm:
-    """One bar in tokens. An answer that ends early makes its total smaller."""
-    print(f"{len(missing)} generations to make, {done} found in the journal", flush=True)
-    return tqdm(
-        total=len(missing) * max_new_tokens,
-        unit="token",
-        desc="sweep",
-        file=sys.stdout,
-        mininterval=0.5,
-        disable=not missing,
-    )
 
 
 # ----------------------------------------------------------------------------------- description

@@ -1,0 +1,79 @@
+"""One progress bar for a terminal, a notebook and a log file.
+
+In a terminal and in a notebook the bar redraws its line. Anywhere else each state is a line of its
+own, every `LOG_SECONDS`, in ASCII and without control characters.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+LOG_SECONDS = 20.0
+LOG_WIDTH = 110
+CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+class Bar(tqdm):
+    """A tqdm on standard output."""
+
+    def __init__(self, *args: Any, **options: Any):
+        out = options.pop("file", None) or sys.stdout
+        if not _redraws(out):
+            out = _Lines(out)
+            options |= {"mininterval": LOG_SECONDS, "ascii": True, "ncols": LOG_WIDTH}
+        super().__init__(*args, file=out, **options)
+
+
+class SweepBar(Bar):
+    """Counts tokens, whose number shrinks when answers end early, and tells the answers done."""
+
+    def __init__(self, answers: int, max_new_tokens: int):
+        self.done, self.answers, self.longest = 0, answers, max_new_tokens
+        super().__init__(
+            total=answers * max_new_tokens,
+            desc="sweep",
+            unit=" tokens",
+            mininterval=0.5,
+            disable=not answers,
+            postfix=f"0 of {answers} answers",
+            bar_format="{desc}: {percentage:3.0f}%|{bar:16}| {rate_noinv_fmt}, {remaining} left"
+            "{postfix}",
+        )
+
+    def answered(self, tokens: int, text: str) -> None:
+        """Count an answer of so many tokens, and show how it begins."""
+        self.done += 1
+        self.total -= self.longest - tokens
+        told = f"{self.done} of {self.answers} answers"
+        self.set_postfix_str(f"{told}, {glimpse(text)}" if text else told, refresh=False)
+
+
+def glimpse(text: str) -> str:
+    """The beginning of an answer on one line, without control characters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[:200]).split())
+    return line if len(line) <= 40 else line[:39] + "…"
+
+
+def _redraws(out: TextIO) -> bool:
+    return out.isatty() or type(out).__module__.startswith("ipykernel")
+
+
+class _Lines:
+    """Turns what redraws a line into lines."""
+
+    def __init__(self, out: TextIO):
+        self.out, self.encoding = out, "ascii"
+        self.last = ""
+
+    def write(self, text: str) -> None:
+        line = CONTROL.sub("", text).strip()
+        if line and line != self.last:
+            self.out.write(line + "\n")
+            self.last = line
+
+    def flush(self) -> None:
+        self.out.flush()
