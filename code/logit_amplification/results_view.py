@@ -50,9 +50,13 @@ def _row(record: Record) -> dict[str, Any]:
         "arm": record["arm"],
         "sample": record["sample"],
         "outcome": record["outcome"]["label"],
-        **{short: numbers[name] for name, short in MEASURES.items()},
+        **{short: _short(numbers[name]) for name, short in MEASURES.items()},
         "text": record["text"],
     }
+
+
+def _short(number: float | None) -> float | None:
+    return number if number is None else round(number, 3)
 
 
 class ResultsView:
@@ -97,4 +101,4 @@ class ResultsView:
 def _still(records: Sequence[Record]) -> str:
     table = generations_table(records[:STILL_ROWS])
     told = f"The first {len(table)} of {len(records)} generations."
-    return table.round(3).to_html(index=False, escape=True, border=0) + html.escape(told)
+    return table.to_html(index=False, escape=True, border=0) + html.escape(told)
