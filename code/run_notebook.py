@@ -39,6 +39,11 @@ class EchoingClient(NotebookClient):
         for line in lines:
             print(line.rstrip().split("\r")[-1], flush=True)
 
+    def end_line(self) -> None:
+        """Print what no line break has ended."""
+        if self.pending:
+            self._echo("\n")
+
 
 def execute(source: Path, output: Path) -> None:
     """Run `source` in a fresh kernel in its own folder and write the result to `output`."""
@@ -53,6 +58,7 @@ def execute(source: Path, output: Path) -> None:
         extra_arguments=["--log-level=ERROR"],  # a kernel on loopback need not warn of TCP
         resources={"metadata": {"path": folder}},
         on_cell_execute=lambda cell, cell_index: _announce(notebook, cell_index),
+        on_cell_executed=lambda cell, cell_index, execute_reply: client.end_line(),
     )
     try:
         client.execute()

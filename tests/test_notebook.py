@@ -191,6 +191,13 @@ def test_make_demos_runner_shows_the_cells_output_and_fails_with_the_cell(tmp_pa
     (cell,) = code_cells(nbformat.read(tmp_path / "out.ipynb", as_version=4))
     assert cell.outputs[0].text == "99 %\n"
 
+    widget = "import ipywidgets; print('half a line', end=''); ipywidgets.IntSlider()"
+    assert run_notebook.main(write(widget)) == 0
+    assert "half a line\n" in capsys.readouterr().out
+    written = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    (shown,) = [o for o in code_cells(written)[0].outputs if o.output_type == "execute_result"]
+    assert list(shown.data) == ["text/plain"] and "widgets" not in written.metadata
+
     assert run_notebook.main(write("1 / 0", "print('never')")) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert run_notebook.main([]) == 2
