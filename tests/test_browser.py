@@ -337,7 +337,7 @@ def test_the_dark_theme_can_be_read(page, lab):
     page.get_by_text("Saving completed").wait_for(timeout=10_000)
     page.reload()
     page.wait_for_selector(".next-token", timeout=60_000)  # the live kernel's widgets come back
-    page.wait_for_selector("body[data-jp-theme-light=false]")
+    page.wait_for_selector("body[data-jp-theme-light=false]", state="attached")
     colours = page.evaluate(
         """() => {
           const cell = document.querySelector('.next-token td');
@@ -366,4 +366,5 @@ def test_jupyter_notebook_shows_the_committed_notebook(browser, lab):
     still = page.get_by_text("The likeliest token along alpha")
     still.first.wait_for(timeout=30_000, state="attached")
     assert page.get_by_text("Error displaying widget").count() == 0
+    still.first.scroll_into_view_if_needed()
     picture(page, "jupyter_notebook")
