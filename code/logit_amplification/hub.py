@@ -68,19 +68,22 @@ def refuse_faults(model: str, folder: Path) -> None:
 class _Fetching(Bar):
     """Of huggingface_hub's three bars, the one that counts the bytes on disk."""
 
-    def __init__(self, *args: Any, name: str = "", **options: Any):
-        shown = name == "huggingface_hub.snapshot_download"
+    def __init__(self, *args: Any, desc: str = "", **options: Any):
+        options.pop("name", None)  # some versions name their bars
+        shown = options.get("unit") == "B" and desc != "Downloading bytes"
         options |= {"bar_format": None, "desc": "fetching", "disable": not shown}
         super().__init__(*args, **options)
 
     def set_description(self, *args: Any, **options: Any) -> None:
-        """Keep our own word for it."""
+        """Keep our own word for it; theirs comes when all is there."""
+        self.refresh()
 
 
 class _Silent(tqdm):
     """A progress bar that shows nothing."""
 
-    def __init__(self, *args: Any, name: str = "", **options: Any):
+    def __init__(self, *args: Any, **options: Any):
+        options.pop("name", None)
         super().__init__(*args, **{**options, "disable": True})
 
 
