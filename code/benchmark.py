@@ -49,6 +49,7 @@ from logit_amplification.amplification import amplify
 from logit_amplification.engine import Cell, Generation
 from logit_amplification.journal import Journal, run_id
 from logit_amplification.pairs import encode_pairs, read_pairs
+from logit_amplification.runs import list_runs
 from logit_amplification.sampling import make_sampler
 from logit_amplification.settings import ROOT, BadInput, Settings, load_settings
 from logit_amplification.store import read_results
@@ -471,13 +472,14 @@ def start(options: argparse.Namespace) -> list[Row]:
 
 
 def first_answer(folder: Path) -> float:
-    """Start the sweep in `folder`, wait until its bar shows a text, end it as Ctrl-C would."""
+    """Start the sweep in `folder`, wait until its journal has an answer, and end it."""
     command = [sys.executable, "code/logit_diff_mistral.py", "--model=demo"]
     started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, bufsize=0)
-    told = b""
-    while not re.search(rb"token/s, \S", told):
-        told += process.stdout.read(4096) or sys.exit(f"it ended without an answer: {told!r}")
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+    while not ((found := list_runs(folder / "data")) and found[0].read()):
+        if process.poll() is not None:
+            sys.exit("the sweep ended without an answer")
+        time.sleep(0.02)
     seconds = time.perf_counter() - started
     process.kill()
     process.wait()

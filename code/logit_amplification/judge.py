@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from . import models
 from .journal import Journal, text_key
 from .local_models import read_json
+from .progress import Bar
 from .settings import BadInput, Settings
 
 AT_ONCE = 16  # texts per forward
@@ -74,7 +74,7 @@ def _labelled(judge: Judge, texts: list[str]) -> dict[str, Any]:
         except Exception as error:  # what a damaged folder raises is not one type
             told = f"cannot be loaded: {type(error).__name__}: {error}"
             raise BadInput(f"JUDGE = {judge.info['model']!r} {told}") from error
-        bar = tqdm(texts, desc="judge", unit="text")
+        bar = Bar(texts, desc="judge", unit=" texts")
         found = classify((text for text in bar), batch_size=AT_ONCE, truncation=True)
         pairs = zip(texts, found, strict=True)
         return {text_key(t): [one["label"], round(one["score"], 6)] for t, one in pairs}
