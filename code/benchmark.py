@@ -44,16 +44,20 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from logit_amplification import alpha_profile, engine, models, readiness, sizes, slots
-from logit_amplification.amplification import amplify
-from logit_amplification.engine import Cell, Generation
-from logit_amplification.journal import Journal, run_id
-from logit_amplification.pairs import encode_pairs, read_pairs
-from logit_amplification.runs import list_runs
-from logit_amplification.sampling import make_sampler
-from logit_amplification.settings import ROOT, BadInput, Settings, load_settings
-from logit_amplification.store import read_results
-from logit_amplification.sweep import plan_cells
+from logit_amplification.engine import batched, slots
+from logit_amplification.engine.batched import Cell, Generation
+from logit_amplification.errors import BadInput
+from logit_amplification.locations import ROOT
+from logit_amplification.logits import alpha_profile
+from logit_amplification.logits.amplification import amplify
+from logit_amplification.logits.sampling import make_sampler
+from logit_amplification.models import loading, readiness, sizes
+from logit_amplification.prompts.pairs import encode_pairs, read_pairs
+from logit_amplification.records.files import read_results
+from logit_amplification.records.journal import Journal, run_id
+from logit_amplification.settings import Settings, load_settings
+from logit_amplification.sweeps.history import list_runs
+from logit_amplification.sweeps.sweep import plan_cells
 
 RESULTS = ROOT / "docs" / "performance.json"
 DOCUMENTS = (ROOT / "docs" / "PERFORMANCE.md", ROOT / "README.md")
@@ -67,7 +71,7 @@ Row = dict[str, Any]
 class Subject:
     """The demo model, the built-in pairs, and the cells of the default sweep."""
 
-    loaded: models.LoadedModel
+    loaded: loading.LoadedModel
     settings: Settings
     contexts: dict[str, tuple[list[int], list[int]]]
     cells: list[Cell]
@@ -87,7 +91,7 @@ class Subject:
             "stop_ids": self.loaded.stop_ids,
             "slots": sizes.MOST_AUTO_SLOTS["cpu"],
         }
-        return engine.generate(self.model, cells, self.contexts, **(options | changed))
+        return batched.generate(self.model, cells, self.contexts, **(options | changed))
 
 
 def load_subject(dtype: str, quantization: str = "none") -> Subject:
@@ -96,7 +100,7 @@ def load_subject(dtype: str, quantization: str = "none") -> Subject:
         **{name: field.default for name, field in Settings.model_fields.items()}
         | {"model": "demo", "dtype": dtype, "quantization": quantization, "arms": ("full",)}
     )
-    loaded = models.load_model(settings)
+    loaded = loading.load_model(settings)
     pairs = read_pairs(settings.prompts)
     encoded = encode_pairs(
         pairs,
@@ -217,7 +221,7 @@ def generate_batched(subject: Subject, cells: Sequence[Cell], width: int) -> Ite
         answers: list[Tensor] = []
         ended = torch.zeros(len(batch), dtype=torch.bool)
         while len(answers) < s.max_new_tokens and not ended.all():
-            logits, _ = models.cached_forward(
+            logits, _ = loading.cached_forward(
                 subject.model,
                 cache,
                 input_ids=ids,
@@ -243,7 +247,7 @@ def llama_cpp_runs(
     """llama.cpp on the demo's GGUF file as it is, in an environment of its own."""
     import importlib.util
 
-    package = importlib.util.find_spec(models.DEMO_PACKAGE).submodule_search_locations[0]
+    package = importlib.util.find_spec(loading.DEMO_PACKAGE).submodule_search_locations[0]
     s = subject.settings
     task = {
         "gguf": str(next(Path(package).glob("*.gguf"))),
@@ -336,7 +340,7 @@ def bare_steps(subject: Subject, cells: Sequence[Cell], _: int) -> float:
             rows.grow()
             hidden = torch.arange(rows.window) > rows.positions[:, None]
             hidden = hidden[:, None, None]
-            models.cached_forward(
+            loading.cached_forward(
                 subject.model,
                 rows.cache,
                 input_ids=rows.tokens,
@@ -356,7 +360,7 @@ def static_steps(subject: Subject, cells: Sequence[Cell], _: int) -> float:
     longest = max(len(ids) for c in cells for ids in subject.contexts[c.pair_id])
     cache = StaticCache(config=subject.model.config, max_cache_len=sizes.round_up(longest + STEPS))
     mask = torch.ones(rows, longest, dtype=torch.long)
-    models.cached_forward(
+    loading.cached_forward(
         subject.model,
         cache,
         input_ids=torch.zeros_like(mask),
@@ -367,7 +371,7 @@ def static_steps(subject: Subject, cells: Sequence[Cell], _: int) -> float:
     started = time.perf_counter()
     for _ in range(STEPS - 1):
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-        models.cached_forward(subject.model, cache, input_ids=token, attention_mask=mask)
+        loading.cached_forward(subject.model, cache, input_ids=token, attention_mask=mask)
     return 1000 * (time.perf_counter() - started) / (STEPS - 1)
 
 
@@ -430,7 +434,7 @@ def one_size(options: argparse.Namespace) -> Row:
         return prefix
 
     slots.prefill = timed
-    loaded_bytes = models.peak_memory(torch.device("cpu"))
+    loaded_bytes = loading.peak_memory(torch.device("cpu"))
     changed = {"max_new_tokens": options.tokens, "stop_ids": frozenset(), "slots": options.slots}
     list(subject.generate(cells[:1], **changed | {"max_new_tokens": 2}))  # warm
     prefilled.clear()
@@ -448,7 +452,7 @@ def one_size(options: argparse.Namespace) -> Row:
         "contexts prefilled": len(prefilled),
         "prefill, s": f"{sum(prefilled):.2g}",
         "peak memory above the model, MB": (
-            f"{(models.peak_memory(torch.device('cpu')) - loaded_bytes) / 1e6:.0f}"
+            f"{(loading.peak_memory(torch.device('cpu')) - loaded_bytes) / 1e6:.0f}"
         ),
         "reckoned by slots=auto, MB": f"{predicted / 1e6:.0f}",
     }
@@ -738,11 +742,11 @@ def true_size(options: argparse.Namespace) -> list[Row]:
     settings = load_settings(
         model=str(ROOT / ".cache" / "mistral-7b-random"), quantization=quantization, dtype="auto"
     )
-    device = models.choose_device("auto")
+    device = loading.choose_device("auto")
     speed = bandwidth(device)
     held = OwnMemory()
     started = time.perf_counter()
-    model = models.load_model(settings).model
+    model = loading.load_model(settings).model
     load_seconds, load_peak = time.perf_counter() - started, held.most
     # In 16 bit on a CPU the weights stay where they are in their file, mapped into memory.
     own = device.type == "cpu" and quantization != "none"
@@ -756,7 +760,7 @@ def true_size(options: argparse.Namespace) -> list[Row]:
         def note(_: int, at: list[float] = at) -> None:
             at.append(time.perf_counter())
 
-        made = engine.generate(
+        made = batched.generate(
             model,
             [Cell("p", alpha / number, 0) for alpha in range(number)],
             contexts,
@@ -770,7 +774,7 @@ def true_size(options: argparse.Namespace) -> list[Row]:
         seconds = statistics.median(b - a for a, b in pairwise(at))
         each = slots.slot_bytes(model, length)
         read = weights + number * each["keys_and_values"]
-        peak = held.most if own else models.peak_memory(device)
+        peak = held.most if own else loading.peak_memory(device)
         load_peak = load_peak if own else peak
         reckoned = sizes.weight_bytes(sizes.MISTRAL_7B, quantization, model.dtype.itemsize)
         beside = number * sum(each.values()) + readiness.PROCESS_BYTES
@@ -837,7 +841,7 @@ def write_random_mistral(folder: Path, architecture: dict[str, Any], layers_per_
     places = {name: file for file, names in files.items() for name in names}
     index = {"metadata": {}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
-    for path in models.demo_folder()[0].iterdir():
+    for path in loading.demo_folder()[0].iterdir():
         if "token" in path.name or path.suffix == ".jinja":
             shutil.copy(path, folder)
     config.architectures, config.dtype = ["MistralForCausalLM"], "bfloat16"

@@ -14,7 +14,7 @@ import sys
 if sys.version_info < (3, 8):
     sys.exit("[FAIL] Python " + sys.version.split()[0] + "; needed is 3.10 or newer")
 
-from logit_amplification import readiness
+from logit_amplification.models import readiness
 
 
 def main(flags):

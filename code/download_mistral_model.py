@@ -17,15 +17,11 @@ import sys
 from pydantic import Field
 from pydantic_settings import CliImplicitFlag
 
-from logit_amplification import hub, readiness
-from logit_amplification.local_models import DEMO, DEMO_INSTALL
-from logit_amplification.settings import (
-    BadInput,
-    Settings,
-    exit_code,
-    load_settings,
-    shown_path,
-)
+from logit_amplification.errors import BadInput, exit_code
+from logit_amplification.locations import DEMO
+from logit_amplification.models import hub, readiness
+from logit_amplification.models.local import DEMO_INSTALL
+from logit_amplification.settings import Settings, load_settings, shown_path
 
 TRIAL_TOKENS, TRIAL_ALPHAS = 20, (0.0, 1.0)
 
@@ -80,9 +76,9 @@ def fetch_demo() -> None:
         arguments = DEMO_INSTALL.split()[1:]
         if subprocess.run([sys.executable, *arguments]).returncode:
             raise BadInput(f"MODEL = 'demo': could not be installed with: {DEMO_INSTALL}")
-    from logit_amplification import models
+    from logit_amplification.models import loading
 
-    folder, _ = models.demo_folder()
+    folder, _ = loading.demo_folder()
     print(f"The demo model is in {shown_path(folder)}")
 
 
@@ -107,19 +103,20 @@ def fetch_and_verify(command: Command) -> None:
 
 def try_it(settings: Settings) -> None:
     """Generate the beginning of one answer at two alphas."""
-    from logit_amplification import engine, models
-    from logit_amplification.pairs import encode_pairs, read_pairs
-    from logit_amplification.sampling import make_sampler
+    from logit_amplification.engine import batched
+    from logit_amplification.logits.sampling import make_sampler
+    from logit_amplification.models import loading
+    from logit_amplification.prompts.pairs import encode_pairs, read_pairs
 
     print(f"\nLoading it, quantization {settings.quantization} ...", flush=True)
-    loaded = models.load_model(settings)
+    loaded = loading.load_model(settings)
     pair = read_pairs(Settings.model_fields["prompts"].default)[0]
     (encoded,) = encode_pairs(
         [pair], loaded.tokenizer, max_new_tokens=TRIAL_TOKENS, max_positions=loaded.max_positions
     )
-    made = engine.generate(
+    made = batched.generate(
         loaded.model,
-        [engine.Cell(pair.id, alpha, 0) for alpha in TRIAL_ALPHAS],
+        [batched.Cell(pair.id, alpha, 0) for alpha in TRIAL_ALPHAS],
         {pair.id: (encoded.ids_a, encoded.ids_b)},
         sampler=make_sampler(settings.temperature, settings.top_k, settings.top_p),
         seed=settings.seed,

@@ -16,13 +16,8 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from logit_amplification.settings import (
-    Settings,
-    exit_code,
-    load_settings,
-    shown_path,
-    without_secrets,
-)
+from logit_amplification.errors import exit_code, without_secrets
+from logit_amplification.settings import Settings, load_settings, shown_path
 
 
 class Command(Settings):
@@ -48,14 +43,16 @@ def main(flags: list[str]) -> int:
 
 def run(command: Command) -> None:
     """Sweep, then write JSON, CSV, TXT and PNG, saying where."""
-    from logit_amplification import pairs  # no torch: a bad prompt file is told at once
+    from logit_amplification.prompts import pairs
 
     prompt_pairs = pairs.read_pairs(command.prompts, command.controls)
 
-    from logit_amplification import artifacts, models, sweep
+    from logit_amplification.models import loading
+    from logit_amplification.reports import artifacts
+    from logit_amplification.sweeps import sweep
 
     print(f"Loading {without_secrets(command.model)} ...", flush=True)
-    model = models.load_model(command)
+    model = loading.load_model(command)
     done = sweep.sweep(model, prompt_pairs, command, rerun=command.rerun)
     written = artifacts.save_artifacts(done, command)
     print("Wrote", *map(shown_path, written), sep="\n  ")

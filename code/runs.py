@@ -14,14 +14,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from logit_amplification import runs
-from logit_amplification.settings import (
-    BadInput,
-    Settings,
-    exit_code,
-    load_settings,
-    shown_path,
-)
+from logit_amplification.errors import BadInput, exit_code
+from logit_amplification.settings import Settings, load_settings, shown_path
+from logit_amplification.sweeps import history
 
 
 def main(arguments: list[str]) -> int:
@@ -44,25 +39,25 @@ def run(options: argparse.Namespace) -> None:
     elif options.command in ("artifacts", "figures"):
         write_again(settings, options.command, options.run)
     else:
-        for journal in runs.list_runs(settings.data_dir):
-            print(runs.describe(journal))
+        for journal in history.list_runs(settings.data_dir):
+            print(history.describe(journal))
 
 
 def compare(settings: Settings, names: list[str]) -> None:
     """Print in what two runs differ."""
     if len(names) != 2:
         raise BadInput(f"compare: {len(names)} runs named; two are needed")
-    one, two = (runs.find_run(settings.data_dir, name) for name in names)
-    print(f"{one.id} | {two.id}", *runs.compare(one, two), sep="\n")
+    one, two = (history.find_run(settings.data_dir, name) for name in names)
+    print(f"{one.id} | {two.id}", *history.compare(one, two), sep="\n")
 
 
 def write_again(settings: Settings, what: str, names: list[str]) -> None:
     """Write the artifacts of a run, or its figures only, from its journal."""
-    from logit_amplification.artifacts import save_all_figures, save_artifacts
+    from logit_amplification.reports.artifacts import save_all_figures, save_artifacts
 
     if len(names) > 1:
         raise BadInput(f"{what}: {len(names)} runs named; at most one is needed")
-    recalled = runs.recall(settings.data_dir, names[0] if names else "")
+    recalled = history.recall(settings.data_dir, names[0] if names else "")
     save = save_artifacts if what == "artifacts" else save_all_figures
     print("Wrote", *map(shown_path, save(recalled, settings)), sep="\n  ")
 

@@ -14,14 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from logit_amplification.settings import (
-    ARM_NAMES,
-    CONTROL_NAMES,
-    ROOT,
-    exit_code,
-    load_settings,
-    shown_path,
-)
+from logit_amplification.errors import exit_code
+from logit_amplification.locations import ROOT
+from logit_amplification.settings import ARM_NAMES, CONTROL_NAMES, load_settings, shown_path
 
 COMMON = {
     "model": "demo",
@@ -63,11 +58,15 @@ def study(
 
     labelled: what the scoring of answers is tried on; by default all of `calibration.LABELLED`.
     """
-    from logit_amplification import analysis, calibration, models, pairs, report, stats, sweep
-    from logit_amplification.store import write_atomically
+    from logit_amplification.evaluation import calibration, stats
+    from logit_amplification.models import loading
+    from logit_amplification.prompts import pairs
+    from logit_amplification.records.files import write_atomically
+    from logit_amplification.reports import report, study_document
+    from logit_amplification.sweeps import sweep
 
     settings = load_settings(**common)
-    model = models.load_model(settings)
+    model = loading.load_model(settings)
     records: dict[tuple, dict] = {}
     for number, block in enumerate(blocks, start=1):
         print(f"Block {number} of {len(blocks)}: {block}", flush=True)
@@ -87,8 +86,8 @@ def study(
     tables |= profile_tables(model, by_id, records.values())
     for name, table in tables.items():
         yield report.write_table(folder, f"{name}.csv", table)
-    made = analysis.read_study(folder)
-    yield write_atomically(document, analysis.write_document(made))
+    made = study_document.read_study(folder)
+    yield write_atomically(document, study_document.write_document(made))
     yield from draw(made, run, list(records.values()), settings)
 
 
@@ -96,7 +95,9 @@ def profile_tables(model: Any, by_id: dict[str, Any], records: Any) -> dict[str,
     """Return the alpha profiles of each pair's first answer at alpha 0, as tables."""
     import pandas
 
-    from logit_amplification import alpha_profile, analysis, pairs
+    from logit_amplification.logits import alpha_profile
+    from logit_amplification.prompts import pairs
+    from logit_amplification.reports import study_document
 
     curves, changes, distances = [], [], []
     for record in records:
@@ -125,10 +126,11 @@ def profile_tables(model: Any, by_id: dict[str, Any], records: Any) -> dict[str,
             ]
             reached = [
                 alpha_profile.alpha_at(curve["alpha"], curve["kl_amplified_a"], nats)
-                for nats in analysis.TARGETS
+                for nats in study_document.TARGETS
             ]
             distances.append(
-                {"pair_id": record["pair_id"]} | dict(zip(analysis.DISTANCES, reached, strict=True))
+                {"pair_id": record["pair_id"]}
+                | dict(zip(study_document.DISTANCES, reached, strict=True))
             )
     return {
         "alpha_profiles": pandas.concat(curves),
@@ -139,9 +141,9 @@ def profile_tables(model: Any, by_id: dict[str, Any], records: Any) -> dict[str,
 
 def draw(made: Any, run: dict[str, Any], records: list[dict], settings: Any) -> Iterator[Path]:
     """Draw the figures of the study, yielding their paths."""
-    from logit_amplification import figures, token_view
-    from logit_amplification.figure_style import save_figures
-    from logit_amplification.store import write_atomically
+    from logit_amplification.records.files import write_atomically
+    from logit_amplification.reports.figures import gallery, token_view
+    from logit_amplification.reports.figures.style import save_figures
 
     drawn = [record for record in records if record["arm"] in DRAWN and record["alpha"] >= 0]
     four = [record for record in drawn if record["arm"] in ("full", "plausible", *API_ARMS[1::2])]
@@ -153,10 +155,10 @@ def draw(made: Any, run: dict[str, Any], records: list[dict], settings: Any) -> 
     strongest = next(r for r in records if r["alpha"] == made.largest and r["arm"] == "full")
     yield from save_figures(
         {
-            "arms": figures.draw_arms(run, shared),
-            "outcomes": figures.draw_outcomes(run, four),
-            "behaviour_coherence": figures.draw_path(run, shared),
-            "alpha_profile": figures.draw_profile(
+            "arms": gallery.draw_arms(run, shared),
+            "outcomes": gallery.draw_outcomes(run, four),
+            "behaviour_coherence": gallery.draw_path(run, shared),
+            "alpha_profile": gallery.draw_profile(
                 made.alpha_profiles, made.argmax_changes, alphas, title
             ),
             "tokens": token_view.draw_tokens(run, strongest),

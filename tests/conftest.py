@@ -9,9 +9,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-from logit_amplification import engine
-from logit_amplification.models import LoadedModel, load_model
-from logit_amplification.settings import ROOT, Settings, load_settings
+from logit_amplification.engine import batched
+from logit_amplification.locations import ROOT
+from logit_amplification.models.loading import LoadedModel, load_model
+from logit_amplification.settings import Settings, load_settings
 
 # The template that Mistral 7B Instruct v0.2 was published with: it refuses the system role.
 MISTRAL_TEMPLATE = (
@@ -116,13 +117,13 @@ def settings(tmp_path, tiny_folder):
 def generated(monkeypatch):
     """The cells that the engine is asked for, one list per sweep."""
     asked = []
-    generate = engine.generate
+    generate = batched.generate
 
     def watched(model, cells, *args, **options):
         asked.append(list(cells))
         return generate(model, cells, *args, **options)
 
-    monkeypatch.setattr(engine, "generate", watched)
+    monkeypatch.setattr(batched, "generate", watched)
     return asked
 
 

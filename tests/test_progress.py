@@ -4,14 +4,14 @@ import io
 import re
 
 import pytest
-
 from conftest import PROMPTS
-from logit_amplification import engine
-from logit_amplification.models import load_model
-from logit_amplification.pairs import read_pairs
+
+from logit_amplification.engine import batched
+from logit_amplification.errors import Interrupted
+from logit_amplification.models.loading import load_model
 from logit_amplification.progress import LOG_SECONDS, Bar, SweepBar, glimpse
-from logit_amplification.settings import Interrupted
-from logit_amplification.sweep import sweep
+from logit_amplification.prompts.pairs import read_pairs
+from logit_amplification.sweeps.sweep import sweep
 
 
 class Terminal(io.StringIO):
@@ -68,7 +68,7 @@ def test_a_glimpse_is_one_short_line():
 def test_an_interrupted_sweep_says_in_one_line_what_is_kept(tiny, settings, tmp_path, monkeypatch):
     (tmp_path / "prompts.csv").write_text(PROMPTS)
     pairs = read_pairs(tmp_path / "prompts.csv")
-    generate = engine.generate
+    generate = batched.generate
 
     def interrupted(*args, **options):
         for number, generation in enumerate(generate(*args, **options)):
@@ -76,7 +76,7 @@ def test_an_interrupted_sweep_says_in_one_line_what_is_kept(tiny, settings, tmp_
                 raise KeyboardInterrupt
             yield generation
 
-    monkeypatch.setattr(engine, "generate", interrupted)
+    monkeypatch.setattr(batched, "generate", interrupted)
     with pytest.raises(Interrupted) as told:
         sweep(tiny, pairs, settings)
     (line,) = told.value._render_traceback_()
@@ -86,7 +86,7 @@ def test_an_interrupted_sweep_says_in_one_line_what_is_kept(tiny, settings, tmp_
 
 
 def test_the_loading_of_weights_has_a_bar(settings, monkeypatch, capsys):
-    monkeypatch.setattr("logit_amplification.models.BAR_AFTER", 0.0)
+    monkeypatch.setattr("logit_amplification.models.loading.BAR_AFTER", 0.0)
     load_model(settings)
     first, *_, last = capsys.readouterr().out.splitlines()
     assert first.startswith("loading weights:   0%") and last.startswith("loading weights: 100%")

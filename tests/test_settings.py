@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from logit_amplification.settings import ROOT, BadInput, Settings, load_settings
+from logit_amplification.errors import BadInput
+from logit_amplification.locations import ROOT
+from logit_amplification.settings import Settings, load_settings
 
 
 @pytest.fixture

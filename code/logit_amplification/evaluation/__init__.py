@@ -1,0 +1,1 @@
+"""From records to outcomes, intervals and tests. No torch at import."""

@@ -1,0 +1,81 @@
+"""An optional judge: any text-classification model of transformers labels the answers.
+
+It sees the text of an answer and nothing else, so it cannot know alpha, arm or pair. Its labels are
+kept beside the journal; reports count them beside the outcomes of `outcomes.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import BadInput
+from ..models import loading
+from ..models.local import read_json
+from ..progress import Bar
+from ..records.journal import Journal, text_key
+from ..settings import Settings
+
+AT_ONCE = 16  # texts per forward
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A text-classification model that was found, and what it is for the record."""
+
+    folder: Path
+    device: torch.device
+    info: dict[str, Any]
+
+
+def find_judge(settings: Settings) -> Judge | None:
+    """Return the judge that `settings` name, or None. Raises BadInput when it is no such model."""
+    if not settings.judge:
+        return None
+    asked = settings.model_copy(update={"model": settings.judge, "revision": "auto"})
+    try:
+        folder, origin = loading.find_model(asked)
+    except BadInput as error:
+        raise BadInput(str(error).replace("MODEL =", "JUDGE =", 1)) from None
+    kinds = read_json(folder / "config.json").get("architectures") or ["unknown"]
+    if not kinds[0].endswith("ForSequenceClassification"):
+        raise BadInput(
+            f"JUDGE = {settings.judge!r}: its architecture is {kinds[0]}; allowed: a model for "
+            "text classification (...ForSequenceClassification)"
+        )
+    device = loading.choose_device(settings.device)
+    return Judge(folder, device, {"model": settings.judge, **origin})
+
+
+def label_answers(judge: Judge, journal: Journal, texts: Iterable[str]) -> None:
+    """Label the texts that this judge has not labelled yet in this run."""
+    kept = journal.judgements()
+    labels = kept["labels"] if kept.get("judge") == judge.info else {}
+    missing = [text for text in dict.fromkeys(texts) if text_key(text) not in labels]
+    if missing:
+        labels |= _labelled(judge, missing)
+    journal.write("judge.json", {"judge": judge.info, "labels": labels})
+
+
+def _labelled(judge: Judge, texts: list[str]) -> dict[str, Any]:
+    from transformers import pipeline
+
+    with loading.quiet_transformers():
+        try:
+            classify = pipeline(
+                "text-classification",
+                model=str(judge.folder),
+                device=judge.device,
+                dtype=torch.float32,
+            )
+        except Exception as error:  # what a damaged folder raises is not one type
+            told = f"cannot be loaded: {type(error).__name__}: {error}"
+            raise BadInput(f"JUDGE = {judge.info['model']!r} {told}") from error
+        bar = Bar(texts, desc="judge", unit=" texts")
+        found = classify((text for text in bar), batch_size=AT_ONCE, truncation=True)
+        pairs = zip(texts, found, strict=True)
+        return {text_key(t): [one["label"], round(one["score"], 6)] for t, one in pairs}

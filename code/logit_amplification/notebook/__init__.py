@@ -1,0 +1,1 @@
+"""What the notebook shows: the explorer and the table of results."""

@@ -1,0 +1,376 @@
+"""The explorer of the notebook: drag alpha, generate, read side by side, click on a token.
+
+    explore(model, pairs)
+
+Only ipywidgets' own widgets are used, so it works wherever they do: JupyterLab, Jupyter Notebook,
+VS Code. Where there are none, a still picture takes its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from IPython.display import HTML
+
+from ..errors import BadInput
+from ..logits.amplification import Rule, amplify
+from ..logits.measures import PER_TOKEN
+from ..logits.next_token import HIGH, LOW, STEP
+from ..models.loading import LoadedModel
+from ..prompts.pairs import Message, PromptPair, make_pair
+from ..reports.figures.token_view import FULL_COLOUR, shade
+from ..settings import Settings, load_settings
+from .exploration import Exploration, Text, first_difference
+from .next_token_view import next_token_html, side_by_side
+
+try:
+    import ipywidgets as widgets
+except ImportError:
+    widgets = None
+
+STILL_ALPHAS = (0.0, 0.5, 1.0, 2.0, 4.0)
+TYPED = "typed"
+SHADES = 8
+SHOWN = ("kl_amplified_a", "nll_a", "rank_a", "entropy")  # when the mouse rests on a token
+STYLE = """<style>
+.lda-texts .lda-token {width: auto; min-width: 0; height: auto; margin: 0; padding: 0;
+  line-height: 1.7; white-space: pre; box-shadow: none; border-radius: 2px; flex: none}
+.lda-texts .lda-token:focus-visible {outline: 2px solid #0072B2; outline-offset: 1px}
+.lda-texts .lda-token.lda-parts {border-left: 4px solid #CC2277}
+.lda-texts .lda-token.lda-at-hand {outline: 3px solid #CC2277; outline-offset: 0; z-index: 1}
+</style>"""
+
+
+def explore(
+    model: LoadedModel,
+    pairs: Sequence[PromptPair],
+    settings: Settings | None = None,
+    *,
+    rule: Rule = amplify,
+) -> Any:
+    """Return the explorer for a cell to show; without ipywidgets, a still picture of it.
+
+    settings: sampling, seed and length; by default those of `.env` and the environment. rule: as
+    in `sweep`.
+    """
+    exploration = Exploration(model, settings or load_settings(), rule)
+    exploration.read(pairs[0])
+    return Explorer(exploration, pairs) if widgets else HTML(_still(exploration))
+
+
+def _still(exploration: Exploration) -> str:
+    """The first token at a few alphas."""
+    return side_by_side(exploration.choice, STILL_ALPHAS, exploration.token_text)
+
+
+class Explorer:
+    """The widgets around an `Exploration`."""
+
+    def __init__(self, exploration: Exploration, pairs: Sequence[PromptPair]):
+        self.state, self.pairs = exploration, {pair.id: pair for pair in pairs}
+        self.still = _still(exploration)
+        self.columns: list[TextColumn] = []
+        self.pair = widgets.Dropdown(description="Pair", options=list(self.pairs))
+        self.fields = {
+            (side, role): _field(f"{side}, {role}") for side in "AB" for role in ("system", "user")
+        }
+        self.alpha = widgets.FloatSlider(
+            value=0.0, min=LOW, max=HIGH, step=STEP, description="alpha", readout_format=".2f"
+        )
+        self.alpha.layout.width = "100%"
+        self.place = widgets.HTML()
+        self.bars = widgets.HTML()
+        self.status = widgets.HTML()
+        self.others = widgets.Text(value="0, 1, 2", description="Alphas")
+        self.texts = widgets.Box()
+        self.texts.add_class("lda-texts")
+        self.texts.layout.display = "grid"
+        self.texts.layout.grid_template_columns = "repeat(auto-fit, minmax(240px, 1fr))"
+        self.texts.layout.grid_gap = "12px"
+        self.buttons = {
+            "read": _button("Read A and B", "let the model read what stands in the fields"),
+            "first": _button("First token", "back to the first token of the answer"),
+            "here": _button("Generate at this alpha", "one text, token by token"),
+            "all": _button("Generate side by side", "one text for each of the alphas given"),
+            "stop": _button("Stop", "end the texts here"),
+            "clear": _button("Clear", "remove the texts"),
+        }
+        self.root = self._laid_out()
+        self._show_pair()
+        self._listen()
+        self._moved()
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        """Widgets where the frontend has them, the still picture where it has not."""
+        return {"text/html": self.still, **self.root._repr_mimebundle_(**options)}
+
+    def _laid_out(self) -> Any:
+        sides = [
+            widgets.VBox([self.fields[side, "system"], self.fields[side, "user"]]) for side in "AB"
+        ]
+        for side in sides:
+            side.layout.flex = "1 1 50%"
+        row = partial(widgets.HBox, layout=widgets.Layout(flex_flow="row wrap"))
+        buttons = self.buttons
+        return widgets.VBox(
+            [
+                widgets.HTML(STYLE),
+                row([self.pair, buttons["read"]]),
+                widgets.HBox(sides),
+                widgets.HBox([self.alpha, buttons["first"]]),
+                self.place,
+                self.bars,
+                row(
+                    [
+                        buttons["here"],
+                        self.others,
+                        buttons["all"],
+                        buttons["stop"],
+                        buttons["clear"],
+                    ]
+                ),
+                self.status,
+                self.texts,
+            ]
+        )
+
+    def _listen(self) -> None:
+        self.pair.observe(lambda _: self._pair_chosen(), "value")
+        self.alpha.observe(lambda _: self._redraw(), "value")
+        actions = {
+            "read": self._read,
+            "first": self._look,
+            "here": lambda: self._generate(lambda: [self.alpha.value]),
+            "all": lambda: self._generate(lambda: parse_alphas(self.others.value)),
+            "stop": self.state.stop,
+            "clear": self._clear,
+        }
+        for name, action in actions.items():
+            self.buttons[name].on_click(partial(self._clicked, action))
+        self.buttons["stop"].disabled = True
+
+    def _clicked(self, action: Callable[[], None], _button: Any) -> None:
+        with self._telling():
+            action()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """What goes wrong is told below the bars: a button has no cell to fail in."""
+        self.status.value = ""
+        try:
+            yield
+        except Exception as error:
+            told = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+            self.status.value = f'<b role="alert">error: {html.escape(told)}</b>'
+
+    # ------------------------------------------------------------------- reading, looking
+
+    def _pair_chosen(self) -> None:
+        with self._telling():
+            self._show_pair()
+            self._read()
+
+    def _show_pair(self) -> None:
+        pair = self.pairs[self.pair.value]
+        for side, chat in (("A", pair.a), ("B", pair.b)):
+            self.fields[side, "system"].value = _system(chat)
+            self.fields[side, "user"].value = chat[-1]["content"]
+
+    def _read(self) -> None:
+        self.state.read(self._written_pair())
+        self._moved()
+
+    def _written_pair(self) -> PromptPair:
+        """The pair that is chosen, or what its fields have become."""
+        pair = self.pairs[self.pair.value]
+        chats = {
+            side.lower(): _edited(
+                chat, self.fields[side, "system"].value, self.fields[side, "user"].value
+            )
+            for side, chat in (("A", pair.a), ("B", pair.b))
+        }
+        written = make_pair({"id": TYPED, "category": TYPED, **chats}, TYPED)
+        return pair if (written.a, written.b) == (pair.a, pair.b) else written
+
+    def _look(self, text: Text | None = None, place: int = 0) -> None:
+        self.state.look(text, place)
+        self._moved(text, place)
+        if text and self.alpha.value != text.alpha:
+            self.alpha.value = text.alpha
+
+    def _moved(self, text: Text | None = None, place: int = 0) -> None:
+        """Show another place."""
+        where = "The first token of the answer"
+        if text:
+            before = html.escape("".join(self.state.token_texts(text)[max(0, place - 8) : place]))
+            where = f"Token {place + 1} of the text at alpha {text.alpha:g}, after “{before}”"
+        self.place.value = f"<b>{where}</b>"
+        self._show_texts()
+        for column in self.columns:
+            column.mark(place if column.text is text else None)
+        self._redraw()
+
+    def _redraw(self) -> None:
+        self.bars.value = next_token_html(
+            self.state.choice, self.alpha.value, self.state.token_text
+        )
+
+    # ------------------------------------------------------------------------- generating
+
+    def _generate(self, alphas: Callable[[], list[float]]) -> None:
+        work = self._generating(alphas())
+        try:
+            self.task = asyncio.get_running_loop().create_task(work)  # the slider stays alive
+        except RuntimeError:  # no event loop: not in a notebook
+            asyncio.run(work)
+
+    async def _generating(self, alphas: list[float]) -> None:
+        with self._telling(), self._busy():
+            await self.state.generate(alphas, self._show_texts)
+            self._show_texts()
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        for name in ("here", "all", "stop"):
+            self.buttons[name].disabled = name != "stop"
+        try:
+            yield
+        finally:
+            for name in ("here", "all", "stop"):
+                self.buttons[name].disabled = name == "stop"
+
+    def _clear(self) -> None:
+        self.state.clear()
+        self._moved()
+
+    def _show_texts(self) -> None:
+        if [column.text for column in self.columns] != self.state.texts:
+            known = {id(column.text): column for column in self.columns}
+            self.columns = [
+                known.get(id(text)) or TextColumn(text, partial(self._token_clicked, text))
+                for text in self.state.texts
+            ]
+            self.texts.children = [column.root for column in self.columns]
+        for column in self.columns:
+            column.refresh(self.state.token_texts(column.text), self.state.reference)
+
+    def _token_clicked(self, text: Text, place: int) -> None:
+        with self._telling():
+            self._look(text, place)
+
+
+class TextColumn:
+    """A text whose tokens are buttons; the first that differs from the reference is marked."""
+
+    def __init__(self, text: Text, clicked: Callable[[int], None]):
+        self.text, self.clicked = text, clicked
+        self.head = widgets.HTML()
+        self.tokens = widgets.Box(layout=widgets.Layout(flex_flow="row wrap"))
+        self.root = widgets.VBox([self.head, self.tokens])
+        self.styles: dict[int, Any] = {}
+        self.at_hand: int | None = None
+
+    def refresh(self, shown: Sequence[str], reference: Text) -> None:
+        """Show the tokens that there are by now."""
+        have = list(self.tokens.children)
+        for button, token in zip(have, shown, strict=False):
+            if button.description != _readable(token):  # a character that was half there
+                button.description = _readable(token)
+        if len(have) < len(shown):
+            new = [self._button(place, shown[place]) for place in range(len(have), len(shown))]
+            self.tokens.children = (*have, *new)
+        ids, others = self.text.generation.token_ids, reference.generation.token_ids
+        parts = first_difference(ids, others)
+        for place, button in enumerate(self.tokens.children):
+            _set_class(button, "lda-parts", place == parts)
+        self.head.value = f"<b>alpha {self.text.alpha:g}</b>, {self._told(parts, reference)}"
+
+    def mark(self, place: int | None) -> None:
+        """Mark the token that is looked at."""
+        for number, button in enumerate(self.tokens.children):
+            _set_class(button, "lda-at-hand", number == place)
+
+    def _told(self, parts: int | None, reference: Text) -> str:
+        generation = self.text.generation
+        ended = {"eos": "ended", "length": "cut at the limit", None: "growing or stopped"}
+        told = f"{len(generation.token_ids)} tokens, {ended.get(generation.finish_reason, 'error')}"
+        if generation.error:
+            told += f": {html.escape(generation.error)}"
+        if parts is not None:
+            told += f"; parts from alpha {reference.alpha:g} at token {parts + 1} (marked)"
+        elif self.text is not reference:
+            told += f"; so far as alpha {reference.alpha:g}"
+        return told
+
+    def _button(self, place: int, token: str) -> Any:
+        measures = dict(zip(PER_TOKEN, self.text.generation.per_token[place], strict=True))
+        level = round(min(measures["kl_amplified_a"], FULL_COLOUR) / FULL_COLOUR * SHADES)
+        button = widgets.Button(
+            description=_readable(token),
+            tooltip="\n".join(f"{name}: {measures[name]:.3g}" for name in SHOWN),
+            style=self._style(level),
+        )
+        button.add_class("lda-token")
+        button.on_click(lambda _: self.clicked(place))
+        return button
+
+    def _style(self, level: int) -> Any:
+        """Tokens of one shade share a style: a message less for each."""
+        if level not in self.styles:
+            background, ink = shade(level / SHADES * FULL_COLOUR)
+            self.styles[level] = widgets.ButtonStyle(button_color=background, text_color=ink)
+        return self.styles[level]
+
+
+# ---------------------------------------------------------------------------------------- parts
+
+
+def parse_alphas(text: str) -> list[float]:
+    """Return the alphas of a line like "0, 0.5, 2". Raises BadInput, naming what is none."""
+    alphas = []
+    for part in text.replace(",", " ").split():
+        try:
+            alphas.append(float(part))
+        except ValueError:
+            raise BadInput(f"Alphas: {part!r:.40}; allowed: numbers, like 0, 0.5, 2") from None
+        if not abs(alphas[-1]) <= 1000:
+            raise BadInput(f"Alphas: {part!r:.40}; allowed: from -1000 to 1000")
+    return alphas
+
+
+def _edited(chat: Sequence[Message], system: str, user: str) -> list[Message]:
+    """A chat with another system text and another last message; turns in between stay."""
+    turns = [dict(message) for message in chat if message["role"] != "system"]
+    first = [{"role": "system", "content": system}] if system.strip() else []
+    return [*first, *turns[:-1], {"role": "user", "content": user}]
+
+
+def _system(chat: Sequence[Message]) -> str:
+    return chat[0]["content"] if chat[0]["role"] == "system" else ""
+
+
+def _readable(token: str) -> str:
+    """What stands on a token's button: never nothing."""
+    return token.replace("\n", "⏎") or "·"
+
+
+def _field(label: str) -> Any:
+    field = widgets.Textarea(description=label, rows=2)
+    field.layout.width = "98%"
+    return field
+
+
+def _button(label: str, tooltip: str) -> Any:
+    return widgets.Button(
+        description=label, tooltip=tooltip, layout=widgets.Layout(width="max-content", flex="none")
+    )
+
+
+def _set_class(widget: Any, name: str, wanted: bool) -> None:
+    if wanted != (name in widget._dom_classes):
+        (widget.add_class if wanted else widget.remove_class)(name)

@@ -1,0 +1,1 @@
+"""What a run leaves on disk: the journal and the artifact files. No torch."""

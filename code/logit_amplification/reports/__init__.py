@@ -1,0 +1,1 @@
+"""From records to tables, texts and pages. No torch."""

@@ -1,0 +1,1 @@
+"""Every figure, drawn from records alone. No torch."""

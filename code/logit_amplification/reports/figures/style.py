@@ -1,0 +1,82 @@
+"""How every figure looks, in one place: colours, type, canvas, footnote, files."""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure, SubFigure
+
+from ...errors import BadInput
+from ...records.files import Record
+from ..report import run_in_words
+
+# Okabe and Ito's palette, told apart in every kind of colour blindness; markers say it again.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MEAN, NULL = "#0072B2", "#D55E00"
+STYLE = {
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E5E5E5",
+    "axes.axisbelow": True,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+}
+SVG = {"svg.fonttype": "none", "svg.hashsalt": "logit-amplification"}  # text stays text
+FORMATS = {"png": {"dpi": 200}, "svg": {"metadata": {"Date": None}}}
+
+
+def save_figures(figures: dict[str, Figure], folder: Path) -> list[Path]:
+    """Write each figure as PNG and as SVG and return the paths. The same data give the same SVG."""
+    paths = []
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            for kind, options in FORMATS.items():
+                scratch = Path(folder) / f".{name}.{kind}.tmp"
+                with warnings.catch_warnings(), matplotlib.rc_context(SVG):
+                    # A character that the font lacks is drawn as a box.
+                    warnings.filterwarnings("ignore", message="Glyph .* missing")
+                    figure.savefig(scratch, format=kind, **options)
+                paths.append(scratch.replace(Path(folder) / f"{name}.{kind}"))
+    except OSError as error:
+        raise BadInput(f"VISUALIZATIONS_DIR = {str(folder)!r}: {error.strerror}") from None
+    return paths
+
+
+def canvas(
+    size: tuple[float, float], title: str, run: dict[str, Any], records: Sequence[Record]
+) -> tuple[Figure, SubFigure]:
+    """A figure with a title above the panels and, below them, a strip for legend and footnote."""
+    figure = Figure(figsize=size)
+    canvas, strip = figure.subfigures(2, 1, height_ratios=(size[1] - 0.9, 0.9))
+    canvas.suptitle(title, x=0.01, ha="left", weight="bold")
+    note = "\n".join(textwrap.wrap(run_in_words(run, records), int(13 * size[0])))
+    strip.text(0.01, 0.02, note, size=8, color="#555555", va="bottom")
+    return figure, canvas
+
+
+def legend_below(figure: Figure, handles: list[Any]) -> None:
+    """Put the legend into the strip below the panels."""
+    strip = figure.subfigs[1]
+    strip.legend(handles=handles, loc="upper center", ncols=5, borderaxespad=0)
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks."""
+    return " ".join(text.split())
+
+
+def plain(text: str) -> str:
+    """Text from the model is data: a dollar sign must not start matplotlib's mathematics."""
+    return text.replace("$", r"\$")

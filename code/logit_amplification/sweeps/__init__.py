@@ -1,0 +1,1 @@
+"""The sweep itself, and the runs that the journal holds."""

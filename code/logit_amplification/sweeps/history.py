@@ -1,0 +1,144 @@
+"""What the journal holds of sweeps: put one together, list them, compare two. Without torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput
+from ..evaluation.outcomes import score
+from ..records.files import Record
+from ..records.journal import Journal, Kept, Key, journal_folder, text_key
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep: its configuration, its records in the plan's order, and what it cost.
+
+    The records are without their lists per token; `whole_records` reads them from the journal.
+    """
+
+    run: dict[str, Any]
+    records: list[Record]
+    metadata: dict[str, Any]
+    journal: Journal = field(repr=False)
+    places: list[Kept] = field(repr=False)
+
+    def whole_records(self) -> Iterator[Record]:
+        """Return the records with their lists per token, one after the other."""
+        return map(self.whole_record, range(len(self.records)))
+
+    def whole_record(self, number: int) -> Record:
+        """Return one record with its lists per token."""
+        return self.journal.whole(self.places[number]) | self.records[number]
+
+
+def planned_keys(plan: Mapping[str, Any]) -> Iterator[Key]:
+    """Yield every cell of a plan, pair by pair, so that a pair's contexts are soon let go."""
+    for pair in plan["pairs"]:
+        for alpha in plan["alphas"]:
+            for sample in range(plan["samples"]):
+                for arm in plan["arms"]:
+                    yield pair["id"], pair["fingerprint"], alpha, sample, arm
+
+
+def assemble(
+    journal: Journal,
+    configuration: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    found: Mapping[Key, Kept],
+    metadata: dict[str, Any],
+) -> Sweep:
+    """Return what `found` has of a plan, in its order."""
+    places = [found[key] for key in planned_keys(plan) if key in found]
+    # What a pair is called may have changed since: its category is that of the plan.
+    labels = {
+        pair["id"]: {"category": pair["category"], "control": pair["control"]}
+        for pair in plan["pairs"]
+    }
+    records = [kept.record | labels[kept.record["pair_id"]] for kept in places]
+    records = [record | {"outcome": score(record)._asdict()} for record in records]
+    if labels := journal.judgements().get("labels"):
+        found = ((r, labels.get(text_key(r["text"]))) for r in records)
+        records = [r | ({"judge": {"label": j[0], "score": j[1]}} if j else {}) for r, j in found]
+    run = {"id": journal.id, **configuration, "pairs": plan["pairs"]}
+    return Sweep(run, records, metadata, journal, places)
+
+
+def recall(data_dir: Path, run: str) -> Sweep:
+    """Return a run as its journal has it, finished or not. Raises BadInput if there is none."""
+    journal = find_run(data_dir, run)
+    configuration, plan = journal.configuration(), journal.plan()
+    recalled = assemble(journal, configuration, plan, journal.read(), plan.get("metadata", {}))
+    if not recalled.records:
+        raise BadInput(f"run {journal.id}: none of its generations is finished")
+    return recalled
+
+
+def list_runs(data_dir: Path) -> list[Journal]:
+    """Return the runs of a data folder, the last used first."""
+    plans = journal_folder(data_dir).glob("*/plan.json")
+    newest = sorted(plans, key=lambda path: path.stat().st_mtime, reverse=True)
+    return [Journal(data_dir, path.parent.name) for path in newest]
+
+
+def find_run(data_dir: Path, run: str) -> Journal:
+    """Return the run whose name begins with `run`; an empty name is the last used one."""
+    runs = list_runs(data_dir)
+    if not runs:
+        raise BadInput(f"DATA_DIR = {str(data_dir)!r}: no runs in it; run a sweep first")
+    found = [journal for journal in runs if journal.id.startswith(run)]
+    if not found or (run and len(found) > 1):
+        known = ", ".join(journal.id for journal in runs)
+        raise BadInput(f"run {run!r}: {len(found)} runs begin so; allowed: {known}")
+    return found[0]
+
+
+def differences(one: Any, two: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (name, value in one, value in two) where two configurations differ."""
+    if isinstance(one, Mapping) and isinstance(two, Mapping):
+        for key in [*one, *(key for key in two if key not in one)]:
+            inner = f"{name}.{key}" if name else str(key)
+            yield from differences(one.get(key), two.get(key), inner)
+    elif one != two:
+        yield name, one, two
+
+
+def in_words(value: Any) -> str:
+    """A configuration's value, hashes shortened."""
+    text = str(value)
+    return text if len(text) <= 40 else text[:12] + "..."
+
+
+def describe(journal: Journal) -> str:
+    """One line about a run: its name, model, size and age."""
+    configuration, plan = journal.configuration(), journal.plan()
+    model, sampling = configuration["model"], configuration["sampling"]
+    planned = sum(1 for _ in planned_keys(plan))
+    changed = time.localtime((journal.folder / "plan.json").stat().st_mtime)
+    used = time.strftime("%Y-%m-%d %H:%M", changed)
+    finished = len(set(planned_keys(plan)) & journal.read().keys())
+    return (
+        f"{journal.id}  {used}  {finished} of {planned} generations  {model['name']} "
+        f"{model['quantization']} {model['dtype']}, temperature {sampling['temperature']:g}, top-p "
+        f"{sampling['top_p']:g}, seed {sampling['seed']}, rule {configuration['rule']['name']}"
+    )
+
+
+def compare(one: Journal, two: Journal) -> Iterator[str]:
+    """Yield lines: which settings of two runs differ, and which of their common cells."""
+    for name, left, right in differences(one.configuration(), two.configuration()):
+        yield f"{name}: {in_words(left)} | {in_words(right)}"
+    left, right = one.read(), two.read()
+    common = left.keys() & right.keys()
+    shared = [(key, left[key].record, right[key].record) for key in left if key in common]
+    other = [key for key, a, b in shared if a["token_ids"] != b["token_ids"]]
+    yield (
+        f"{len(common)} cells are in both, {len(left) - len(common)} only in the first, "
+        f"{len(right) - len(common)} only in the second; {len(other)} have other tokens"
+    )
+    for pair_id, _, alpha, sample, arm in other:
+        yield f"  {pair_id}, alpha {alpha:g}, sample {sample}, {arm}"

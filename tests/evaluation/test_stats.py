@@ -1,0 +1,335 @@
+"""The tables, intervals and tests, against published examples and by simulation."""
+
+import math
+
+import numpy
+import pandas
+import pytest
+from scipy import stats as scipy_stats
+
+from logit_amplification.evaluation import stats
+from made_records import make_record, make_sweep
+
+
+def test_the_t_interval_is_the_textbooks():
+    """Student 1908, "sleep": mean 1.58, 95 % interval 0.70 to 2.46 (R: t.test(extra, paired))."""
+    extra = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]
+    assert stats.interval(extra)[:3] == pytest.approx((1.58, 0.7001142, 2.4598858), abs=1e-6)
+
+
+def test_one_value_has_no_interval():
+    mean, lower, upper, n = stats.interval([3.0])
+    assert mean == 3.0 and math.isnan(lower) and math.isnan(upper) and n == 1
+
+
+def test_missing_values_are_left_out():
+    assert stats.interval([1.0, math.nan, 3.0]) == pytest.approx(stats.interval([1.0, 3.0]))
+
+
+def test_the_wilson_interval_is_the_published_one():
+    """Newcombe 1998, table I: 81 of 263 is 0.2553 to 0.3662; 0 of 20 is 0 to 0.1611."""
+    assert stats.wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert stats.wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
+
+
+def rates(hits, pairs, samples=1):
+    """Generations of which the first `hits` are hits, grouped by pair."""
+    values = [float(i < hits) for i in range(pairs * samples)]
+    names = [i // samples for i in range(pairs * samples)]
+    return pandas.Series(values).groupby(names)
+
+
+def test_no_hit_at_all_is_bounded_by_the_rule_of_three():
+    assert stats.share(rates(0, 30)) == pytest.approx((0, 0, 0.1, 30))
+    assert stats.share(rates(30, 30)) == pytest.approx((1, 0.9, 1, 30))
+    assert stats.share(rates(0, 2)).upper == 1
+
+
+def test_one_draw_per_pair_gives_the_plain_wilson_interval():
+    assert stats.share(rates(81, 263))[1:3] == pytest.approx(stats.wilson(81 / 263, 263), abs=2e-4)
+
+
+def test_a_single_hit_says_nothing_of_how_alike_draws_are():
+    """So it is no narrower than no hit at all: its n is that of the pairs."""
+    assert stats.share(rates(1, 30, samples=4)).upper > stats.share(rates(0, 30, samples=4)).upper
+
+
+def test_one_pair_has_no_interval_for_a_share_either():
+    assert math.isnan(stats.share(rates(2, 1, samples=4)).lower)
+
+
+def test_draws_of_one_pair_that_are_all_alike_count_once():
+    """Ten pairs, eight draws each, all hits or none: as wide as ten draws."""
+    assert stats.share(rates(24, 10, samples=8))[1:3] == pytest.approx(
+        stats.wilson(0.3, 10), abs=0.02
+    )
+
+
+def test_the_difference_of_paired_shares_is_bonett_and_prices():
+    """Their function ci.prop.ps(.05, 12, 26, 4, 6) in R: 0.2548067 to 0.6251933."""
+    one = pandas.Series([1.0] * 12 + [1.0] * 26 + [0.0] * 4 + [0.0] * 6)
+    other = pandas.Series([1.0] * 12 + [0.0] * 26 + [1.0] * 4 + [0.0] * 6)
+    found = stats.difference(one, other, "refusal")
+    assert found.mean == pytest.approx(22 / 48) and found.n == 48
+    assert (found.lower, found.upper) == pytest.approx((0.2548067, 0.6251933), abs=1e-6)
+
+
+def test_shares_that_nowhere_changed_still_have_an_interval():
+    same = pandas.Series([0.0] * 30)
+    found = stats.difference(same, same, "refusal")
+    assert found.mean == 0 and found.lower < -0.05 and found.upper > 0.05
+
+
+# ------------------------------------------------------------------------------------- coverage
+
+SWEEPS = 2000
+PAIRS = 24
+
+
+def coverage(one_sweep):
+    """How many of 2,000 simulated sweeps have the truth in their interval."""
+    generator = numpy.random.default_rng(0)
+    covered = 0
+    for _ in range(SWEEPS):
+        truth, found = one_sweep(generator)
+        covered += found.lower <= truth <= found.upper
+    return covered / SWEEPS
+
+
+def a_mean(generator):
+    """Each pair has an effect of its own, and each of two draws its luck."""
+    effects = generator.normal(1.0, 0.5, PAIRS)
+    draws = effects[:, None] + generator.normal(0, 0.3, (PAIRS, 2))
+    return 1.0, stats.interval(draws.mean(1))
+
+
+def a_skewed_mean(generator):
+    return math.exp(0.7**2 / 2), stats.interval(generator.lognormal(0, 0.7, PAIRS))
+
+
+def a_mean_of_values_that_are_mostly_zero(generator):
+    """As the share of repeated 4-grams is."""
+    some = generator.random(PAIRS) < 0.3
+    return 0.3 * 0.2, stats.interval(some * generator.uniform(0.1, 0.3, PAIRS))
+
+
+def a_mean_of_four_pairs(generator):
+    return 1.0, stats.interval(generator.normal(1.0, 0.5, 4))
+
+
+def a_share(generator):
+    truth = generator.uniform(0.1, 0.9)
+    hits = pandas.Series(generator.random(PAIRS) < truth)
+    return truth, stats.share(hits.groupby(numpy.arange(PAIRS)))
+
+
+def a_share_of_four_draws(generator):
+    """Draws of one pair are alike: a beta distribution over pairs."""
+    truth = generator.uniform(0.2, 0.8)
+    of_pair = generator.beta(2 * truth, 2 * (1 - truth), PAIRS)
+    hits = generator.random((PAIRS, 4)) < of_pair[:, None]
+    return truth, stats.share(pandas.Series(hits.ravel()).groupby(numpy.arange(PAIRS * 4) // 4))
+
+
+def a_difference_of_shares(generator):
+    """Some pairs change one way, some the other, most not at all."""
+    up, down = generator.uniform(0.02, 0.4), generator.uniform(0.02, 0.2)
+    change = generator.choice([1.0, -1.0, 0.0], PAIRS, p=[up, down, 1 - up - down])
+    zero = pandas.Series(numpy.zeros(PAIRS))
+    return up - down, stats.difference(pandas.Series(change), zero, "refusal")
+
+
+def a_slope(generator):
+    values = generator.normal(0.5, 0.3, (PAIRS, 1)) * numpy.array([0, 1, 2])
+    values = values + generator.normal(0, 0.2, (PAIRS, 3))
+    rows = {f"p{i}": row for i, row in enumerate(values)}
+    frame = stats.to_frame(make_sweep(rows, alphas=(0.0, 1.0, 2.0))[1])
+    return 0.5, stats.trend(frame, "nll_a").slope
+
+
+@pytest.mark.parametrize(
+    "one_sweep",
+    [
+        a_mean,
+        a_skewed_mean,
+        a_mean_of_values_that_are_mostly_zero,
+        a_mean_of_four_pairs,
+        a_share,
+        a_share_of_four_draws,
+        a_difference_of_shares,
+    ],
+    ids=lambda f: f.__name__,
+)
+def test_intervals_cover_the_truth_as_often_as_they_say(one_sweep):
+    assert 0.93 <= coverage(one_sweep) <= 0.97
+
+
+# --------------------------------------------------------------------------------------- tests
+
+
+def test_the_trend_test_is_pages():
+    """Page 1963, as in SciPy's documentation: ratings of three teaching methods."""
+    ratings = [[3, 4, 3], [2, 2, 4], [3, 3, 5], [1, 3, 2], [2, 3, 2]]
+    ratings += [[2, 4, 5], [1, 2, 4], [3, 4, 4], [2, 4, 5], [1, 3, 4]]
+    rows = {f"p{number}": row for number, row in enumerate(ratings)}
+    frame = stats.to_frame(make_sweep(rows, alphas=(0.0, 0.5, 1.0))[1])
+    found = stats.trend(frame, "nll_a")
+    assert found.p == pytest.approx(0.0018191161948127822)
+    slopes = [(row[2] - row[0]) / 1.0 for row in ratings]
+    assert found.slope.mean == pytest.approx(numpy.mean(slopes))
+
+
+def test_the_trend_leaves_out_negative_alphas_and_needs_three():
+    rows = {"a": [9, 1, 2, 3], "b": [9, 1, 2, 4]}
+    frame = stats.to_frame(make_sweep(rows, alphas=(-1.0, 0.0, 1.0, 2.0))[1])
+    assert stats.trend(frame, "nll_a").slope.mean == pytest.approx(1.25)
+    assert stats.trend(frame[frame["alpha"] <= 1], "nll_a") is None
+
+
+def test_holms_correction_is_the_textbooks():
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([]) == []
+    assert stats.holm([0.01, math.nan, 0.04])[::2] == pytest.approx([0.02, 0.04])
+
+
+def test_the_rank_correlation_is_scipys_with_bonett_and_wrights_interval():
+    one = pandas.Series([1.0, 2, 3, 4, 5, 6, 7, 8], index=list("abcdefgh"))
+    other = pandas.Series([2.0, 1, 4, 3, 6, 5, 8, 7, 9], index=list("abcdefghi"))
+    found, p = stats.rank_correlation(one, other)
+    r = scipy_stats.spearmanr(one, other[:8]).statistic
+    assert found.mean == pytest.approx(r) and found.n == 8 and p < 0.05
+    reach = 1.959964 * math.sqrt((1 + r * r / 2) / 5)
+    assert found.lower == pytest.approx(math.tanh(math.atanh(r) - reach))
+    assert found.upper == pytest.approx(math.tanh(math.atanh(r) + reach))
+    assert stats.rank_correlation(one, one)[0].upper <= 1
+    assert math.isnan(stats.rank_correlation(one[:3], other)[1])
+
+
+def test_the_sign_flip_test_is_the_exact_one_within_its_resamples():
+    values = pandas.Series([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert stats.sign_flip(values) == pytest.approx(2 / 32, abs=0.01)
+    assert stats.sign_flip(values * 0) == 1.0
+    assert math.isnan(stats.sign_flip(values[:0]))
+    nine = pandas.Series([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -1.0])
+    assert stats.sign_flip(nine) == pytest.approx(scipy_stats.binomtest(1, 9).pvalue, abs=0.01)
+
+
+def test_without_an_effect_one_test_in_twenty_is_significant():
+    generator = numpy.random.default_rng(1)
+    chances = [stats.sign_flip(pandas.Series(generator.normal(0, 1, 24))) for _ in range(2000)]
+    assert 0.035 <= numpy.mean(numpy.array(chances) <= 0.05) <= 0.065
+
+
+def test_power_is_that_of_the_paired_t_test_and_of_mcnemars():
+    """34 pairs for half a standard deviation is the textbook's figure (Cohen; G*Power)."""
+    assert stats.power(33).deviations > 0.5 > stats.power(34).deviations
+    share = stats.power(30).share
+    assert scipy_stats.binom.sf(5, 30, share) >= 0.8 > scipy_stats.binom.sf(5, 30, share - 0.002)
+    assert math.isnan(stats.power(1).deviations) and math.isnan(stats.power(5).share)
+
+
+def test_common_random_numbers_take_the_luck_of_the_draw_out_of_a_difference():
+    """Draws that share all their luck differ by the effect only; independent ones by both."""
+    generator = numpy.random.default_rng(0)
+    records = []
+    for pair in range(40):
+        for sample, luck in enumerate(generator.normal(0, 1, 8)):
+            for alpha in (0.0, 1.0):
+                value = luck + alpha + generator.normal(0, 0.1)
+                records.append(make_record(f"p{pair}", alpha, sample=sample, nll_a=value))
+    row = stats.luck(stats.to_frame(records), "nll_a").loc[1.0]
+    assert row["n"] == 40
+    assert row["common"] == pytest.approx(0.02, rel=0.2)
+    assert row["independent"] == pytest.approx(2.02, rel=0.2)
+
+
+def test_one_sample_says_nothing_about_the_luck_of_the_draw():
+    _, records = make_sweep({"a": [1, 2], "b": [3, 4]})
+    assert stats.luck(stats.to_frame(records), "nll_a").empty
+
+
+# ---------------------------------------------------------------------------------------- tables
+
+
+def test_samples_of_a_pair_are_averaged_before_pairs_are():
+    """Ten draws of one pair are no ten pairs."""
+    records = [make_record("a", 0.0, sample=s, nll_a=float(s)) for s in range(11)]
+    records += [make_record("b", 0.0, nll_a=9.0)]
+    row = stats.summarise(stats.to_frame(records)).iloc[0]
+    assert row["n"] == 12 and row["n_pairs"] == 2
+    assert row["nll_a_mean"] == pytest.approx((5.0 + 9.0) / 2)
+
+
+def test_the_summary_has_a_row_per_arm_category_and_alpha_and_keeps_null_pairs_apart():
+    _, records = make_sweep({"a1": [1, 2], "a2": [3, 4], "b1": [5, 6], "null": [100, 100]})
+    summary = stats.summarise(stats.to_frame(records)).set_index(["arm", "category", "alpha"])
+    assert len(summary) == 2 * (1 + 3)
+    assert summary.loc[("full", "all", 0.0), "nll_a_mean"] == pytest.approx(3.0)
+    assert summary.loc[("full", "all", 0.0), "n"] == 3
+    assert summary.loc[("full", "category of a", 1.0), "nll_a_mean"] == pytest.approx(3.0)
+    assert summary.loc[("full", "category of n", 1.0), "nll_a_mean"] == pytest.approx(100.0)
+    assert math.isnan(summary.loc[("full", "category of b", 1.0), "nll_a_lower"])
+
+
+def test_differences_to_alpha_zero_are_taken_within_the_pair():
+    """Pairs far apart, each moved by about one: the paired interval is narrow."""
+    _, records = make_sweep({"a": [10, 11.1], "b": [50, 51.0], "c": [90, 90.9]})
+    row = stats.paired_difference(stats.to_frame(records), "nll_a").loc[1.0]
+    assert row["mean"] == pytest.approx(1.0) and row["n"] == 3
+    assert 0.7 < row["lower"] < 1 < row["upper"] < 1.3
+
+
+def test_a_difference_is_over_the_draws_that_both_alphas_have():
+    """Pitfall: a draw without the measure at one alpha must not stay in the other's mean."""
+    values = {(0.0, 0): 1.0, (0.0, 1): 3.0, (4.0, 0): 2.0, (4.0, 1): math.nan}
+    records = [
+        make_record(pair, alpha, sample=sample, nll_a=value)
+        for pair in ("a", "b")
+        for (alpha, sample), value in values.items()
+    ]
+    row = stats.paired_difference(stats.to_frame(records), "nll_a").loc[4.0]
+    assert row["mean"] == pytest.approx(1.0) and row["n"] == 2
+
+
+def test_an_answer_that_was_not_judged_has_no_label_at_all():
+    records = [make_record("a", 0.0), make_record("b", 0.0)]
+    records[0]["judge"] = {"label": "rude", "score": 0.9}
+    assert stats.summarise(stats.to_frame(records)).iloc[0]["judge_rude_mean"] == 1.0
+
+
+def test_nothing_finished_is_an_empty_table():
+    assert stats.to_frame([make_record("a", 0.0, finish_reason="error")]).empty
+
+
+def test_arms_are_compared_over_the_draws_that_both_have():
+    records = make_sweep({"a": [1, 2], "b": [1, 4], "null": [1, 1]})[1]
+    other = make_sweep({"a": [1, 7], "b": [1, 9], "null": [1, 1]}, arm="plausible")[1]
+    frame = stats.to_frame(records + [r for r in other if r["alpha"] == 1])
+    table = stats.arm_difference(frame, "nll_a", "plausible", "full")
+    assert list(table.index) == [1.0]
+    assert table.loc[1.0, "mean"] == pytest.approx(5.0) and table.loc[1.0, "n"] == 2
+
+
+def test_controls_stand_in_their_own_category_only():
+    records = [make_record(f"p{i}", 1.0, nll_a=1.0) for i in range(3)]
+    swapped = {"category": "control: swapped", "control": "swapped"}
+    records += [make_record(f"p{i}~swapped", 1.0, nll_a=9.0, **swapped) for i in range(3)]
+    summary = stats.summarise(stats.to_frame(records)).set_index("category")
+    assert summary.loc["all", "nll_a_mean"] == 1 and summary.loc["all", "n"] == 3
+    assert summary.loc["control: swapped", "nll_a_mean"] == 9
+
+
+def test_a_share_among_coherent_answers_leaves_the_others_out():
+    outcomes = ["refusal", "on_task", "incoherent", "incoherent"]
+    records = [make_record(f"p{i}", 0.0, outcome=o) for i, o in enumerate(outcomes)]
+    row = stats.summarise(stats.to_frame(records)).iloc[0]
+    assert row["refusal_mean"] == 0.25 and row["incoherent_mean"] == 0.5
+    assert row["refusal_if_coherent_mean"] == 0.5
+
+
+def test_the_share_of_changed_answers_counts_pairs_not_tokens():
+    _, records = make_sweep({"a": [1, 1], "b": [1, 1], "null": [1, 1]})
+    assert stats.changed_share(records).loc[1.0, "mean"] == 1.0
+    assert stats.changed_share(records).loc[1.0, "n"] == 2
+    assert stats.changed_share(records).loc[0.0, "mean"] == 0.0
+    assert stats.changed_share(records, null=True).loc[1.0, "mean"] == 0.0

@@ -1,0 +1,375 @@
+"""What the readiness check says of this machine, of others, and before anything is installed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from packaging.specifiers import SpecifierSet
+
+from local_hub import COMMIT, serving
+from logit_amplification.locations import ROOT
+from logit_amplification.models import hardware, local, readiness, sizes
+from logit_amplification.settings import Settings
+from mistral_files import save_mistral
+
+SCRIPT = ROOT / "code" / "check_mistral_readiness.py"
+ITS_FILES = [SCRIPT] + [
+    ROOT / "code" / "logit_amplification" / f"{name}.py"
+    for name in ("__init__", "readiness", "machine", "sizes", "local_models")
+]
+GB = 10**9
+GIB = 1 << 30
+TOKEN = "hf_" + "a1B2" * 8
+
+
+def check(*flags, python=sys.executable, home=None, cwd=ROOT, **changed):
+    """Run the script with a bare environment; return its exit code and what it printed."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    home = {"HF_HOME": str(home)} if home else {}
+    ended = subprocess.run(
+        [python, str(SCRIPT), *flags],
+        env={**kept, **home, "HF_ENDPOINT": "http://127.0.0.1:9", **changed},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "Traceback" not in ended.stderr, ended.stderr
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def report(*flags, **options):
+    code, told = check("--json", *flags, **options)
+    return code, json.loads(told)
+
+
+def level(told, name):
+    return {found["name"]: found["level"] for found in told["checks"]}[name]
+
+
+def text(told, name):
+    return {found["name"]: found["text"] for found in told["checks"]}[name]
+
+
+# -------------------------------------------------------------------------------------- any Python
+
+
+def test_an_old_python_can_read_it():
+    vermin = str(Path(sys.executable).with_name("vermin"))
+    ended = subprocess.run(
+        [vermin, "-t=3.8-", "--no-tips", *map(str, ITS_FILES)], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.parametrize("version", ["2.7", "3.6", "3.8", "3.9"])
+def test_an_old_python_gets_a_sentence(version):
+    found = [shutil.which(f"python{version}")]  # on the path, or among those of pyenv
+    found += Path("~/.pyenv/versions").expanduser().glob(f"{version}.*/bin/python")
+    works = [
+        path
+        for path in filter(None, found)
+        if not subprocess.run([path, "-c", ""], capture_output=True).returncode
+    ]
+    if not works:
+        pytest.skip(f"no Python {version} on this machine")
+    python = str(works[0])
+    code, told = check(python=python)
+    assert code == 1
+    assert f"Python {version}" in " ".join(told.split())
+    assert "needed is 3.10 or newer" in told
+    assert "SyntaxError" not in told
+
+
+def test_it_imports_nothing_that_must_be_installed():
+    """Without site-packages it still gives its whole answer."""
+    command = [sys.executable, "-S", "-s", "-E", str(SCRIPT), "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    found = json.loads(ended.stdout)
+    assert ended.returncode == 1 and not found["ready"]
+    assert level(found, "torch") == "FAIL" and "pip install -r" in text(found, "torch")
+    assert level(found, ".env") == "WARN"
+    assert len(found["options"]) >= 3
+
+
+# ------------------------------------------------------------------------------------- this machine
+
+
+def test_every_package_of_the_requirements_has_a_line():
+    wanted = [
+        line.split("=")[0].split(">")[0].strip()
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
+    _, told = report()
+    names = [found["name"] for found in told["checks"]]
+    assert set(wanted) <= set(names)
+    assert all(level(told, name) == "OK" for name in wanted)
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.2.3", "2.0", "2.13.0+cpu", "5.9.9", "6.0.1", "10.0"])
+@pytest.mark.parametrize("wanted", ["", ">=1.2,<2", "==2.13.0", ">=5.9,<8", "<6", ">2,<=10"])
+def test_versions_are_compared_as_pip_does(version, wanted):
+    assert readiness.satisfies(version, wanted) == (version in SpecifierSet(wanted))
+
+
+def test_memory_is_what_psutil_says():
+    found, known = hardware.memory(), psutil.virtual_memory()
+    assert found.total <= known.total
+    assert found.free == pytest.approx(known.available, rel=0.05) or found.total < known.total
+
+
+def test_a_container_has_the_memory_of_its_limit(tmp_path, monkeypatch):
+    (tmp_path / "max").write_text(f"{GIB}\n")
+    (tmp_path / "current").write_text(f"{GIB // 4}\n")
+    monkeypatch.setattr(
+        hardware, "CGROUP_FILES", ((str(tmp_path / "max"), str(tmp_path / "current")),)
+    )
+    assert hardware.memory() == hardware.Memory(GIB, 3 * GIB // 4)
+    (tmp_path / "max").write_text("max\n")
+    assert hardware.memory().total > GIB
+
+
+def test_the_processors_format_is_the_one_that_torch_finds():
+    import torch
+
+    native = torch.cpu.get_capabilities()
+    has_bfloat16 = any(native.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    assert hardware.cpu_number_format() == ("bfloat16" if has_bfloat16 else "float32")
+
+
+def test_nvidia_gpus_are_those_of_nvidia_smi(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\n"
+        "echo 'NVIDIA GeForce GTX 1080, 8192, 500, 6.1'\n"
+        "echo 'NVIDIA GeForce RTX 4070, 12282, 11800, 8.9'\n"
+        "echo 'NVIDIA Something, [N/A], [N/A], 9.0'\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    first, second = hardware.gpus()
+    assert (first.name, first.number_format) == ("NVIDIA GeForce RTX 4070", "bfloat16")
+    assert first.memory == hardware.Memory(12282 * hardware.MIB, 11800 * hardware.MIB)
+    assert (second.number_format, second.compute_capability) == ("float16", 6.1)
+
+
+def test_amd_gpus_are_those_of_the_kernel(tmp_path):
+    for card, vendor in (("card0", "0x1002"), ("card1", "0x8086")):
+        folder = tmp_path / card / "device"
+        folder.mkdir(parents=True)
+        (folder / "vendor").write_text(vendor + "\n")
+        (folder / "mem_info_vram_total").write_text(f"{24 * GIB}\n")
+        (folder / "mem_info_vram_used").write_text(f"{GIB}\n")
+    (found,) = hardware._amd(str(tmp_path))
+    assert found.kind == "cuda" and found.memory == hardware.Memory(24 * GIB, 23 * GIB)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"HF_HOME": "/somewhere/hf"},
+        {"HF_HUB_CACHE": "/somewhere/cache"},
+        {"XDG_CACHE_HOME": "/somewhere/xdg"},
+        {"HF_HOME": "~/hf", "XDG_CACHE_HOME": "/other"},
+    ],
+)
+def test_the_cache_is_where_huggingface_hub_keeps_it(changed):
+    program = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), **changed}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert str(local.cache_folder(changed)) == ended.stdout.strip()
+
+
+# --------------------------------------------------------------------------------- model and token
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(save_mistral(tmp_path_factory.mktemp("hub") / "model")) as hub:
+        yield hub
+
+
+def test_a_model_is_missing_then_whole_then_cut_short(server, tmp_path):
+    server.behave()
+    flags = ("--model", server.model)
+    reached = {"home": tmp_path, "HF_ENDPOINT": server.url}
+    _, told = report(*flags, **reached)
+    assert level(told, "model") == "WARN" and "download_mistral_model.py" in text(told, "model")
+    folder = tmp_path / "hub" / f"models--{server.model.replace('/', '--')}"
+    snapshot = folder / "snapshots" / COMMIT
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(COMMIT)
+    snapshot.mkdir(parents=True)
+    for name, content in server.files.items():
+        (snapshot / name).write_bytes(content)
+    code, told = report(*flags, **reached)
+    assert code == 0 and text(told, "model").endswith("complete")
+    assert told["options"][0]["weights"] > 0  # reckoned from the model's own configuration
+    part = snapshot / "model-00001-of-00002.safetensors"
+    part.write_bytes(part.read_bytes()[:-1])
+    code, told = report(*flags, **reached)
+    assert code == 1 and "is cut short" in text(told, "model")
+    part.unlink()
+    code, told = report(*flags, **reached)
+    assert code == 1 and f"no {part.name}" in text(told, "model")
+
+
+def test_the_token_is_asked_for_only_when_the_hub_wants_one_and_never_shown(server, tmp_path):
+    server.behave()
+    flags = ("--model", server.model)
+    reached = {"home": tmp_path, "HF_ENDPOINT": server.url}
+    _, told = report(*flags, **reached)
+    assert text(told, "HF token") == "none; the model needs none"
+    server.gated = True
+    code, told = report(*flags, **reached)
+    assert code == 1 and level(told, "HF token") == "FAIL"
+    assert "put HF_TOKEN=... into .env" in text(told, "HF token")
+    code, told = check(*flags, HF_TOKEN=TOKEN, **reached)
+    assert code == 0 and "present" in told
+    assert TOKEN not in told
+    (tmp_path / "token").write_text(TOKEN)  # as `hf auth login` leaves it
+    code, told = check(*flags, **reached)
+    assert code == 0 and "present" in told and TOKEN not in told
+    code, told = report("--model", local.MISTRAL, home=tmp_path)
+    assert level(told, "HF token") == "WARN"  # nobody answers
+    assert code == 0  # and the default model's size is known without
+    code, told = report(*flags, home=tmp_path)
+    assert code == 1 and text(told, "fits").startswith("not known")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"ALPHAS": "much"}, "ALPHAS = 'much' (environment)"),
+        ({"PROMPTS": "nowhere.csv"}, "nowhere.csv"),
+    ],
+)
+def test_bad_settings_are_told_here_too(changed, told):
+    code, found = report(**changed)
+    assert code == 1 and level(found, ".env") == "FAIL" and told in text(found, ".env")
+
+
+def test_a_device_that_is_not_here_and_a_folder_that_is_not_a_model_fail(tmp_path):
+    import torch
+
+    if not torch.cuda.is_available():
+        code, told = report(DEVICE="cuda")
+        assert code == 1 and "DEVICE=cuda: this machine has none" in text(told, "fits")
+    code, told = report("--model", str(tmp_path))
+    assert code == 1 and "no readable config.json" in text(told, "model")
+    code, told = report("--model", str(tmp_path / "nowhere"))
+    assert code == 1 and "no such folder" in text(told, "model")
+
+
+# ------------------------------------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])
+def test_weights_take_what_is_reckoned(quantization):
+    """The demo model, loaded: its tensors and those of bitsandbytes' own states."""
+    from logit_amplification.models.loading import load_model
+    from logit_amplification.settings import load_settings
+
+    options = {"quantization": quantization, "dtype": "bfloat16", "device": "cpu"}
+    model = load_model(load_settings(model="demo", **options)).model
+    tensors = [*model.parameters(), *model.buffers()]
+    for parameter in model.parameters():
+        if getattr(parameter, "SCB", None) is not None:
+            tensors.append(parameter.SCB)
+        if state := getattr(parameter, "quant_state", None):
+            tensors += [state.absmax, state.state2.absmax]
+    held = sum(
+        {tensor.data_ptr(): tensor.nbytes for tensor in tensors if tensor is not None}.values()
+    )
+    reckoned = sizes.weight_bytes(sizes.SMOLLM2_135M, quantization, 2)
+    assert reckoned == pytest.approx(held, rel=0.01)
+
+
+def test_the_built_in_architectures_are_those_of_the_models(demo):
+    known = demo.model.config.to_dict()
+    assert {name: known[name] for name in sizes.SMOLLM2_135M} == sizes.SMOLLM2_135M
+    assert sum(sizes.parameters(sizes.SMOLLM2_135M).values()) - sizes.parameters(
+        sizes.SMOLLM2_135M
+    )["linear_rows"] == sum(p.numel() for p in demo.model.parameters())
+
+
+def test_the_defaults_are_those_of_the_settings():
+    """Before the libraries are there, the check reckons with these."""
+    fields = Settings.model_fields
+    assert fields["model"].default == local.MISTRAL
+    assert fields["max_new_tokens"].default == readiness.NEW_TOKENS
+    assert fields["quantization"].default == "8bit"
+
+
+@pytest.mark.parametrize(
+    ("ram", "gpu", "recommended"),
+    [
+        (16 * GIB, ("mps", "Apple M2", 10 * GIB, "bfloat16"), ("mps", "8bit")),
+        (32 * GIB, ("cuda", "RTX 4070", 11.6 * GIB, "bfloat16"), ("cuda", "8bit")),
+        (64 * GIB, ("cuda", "RTX 4090", 23 * GIB, "bfloat16"), ("cuda", "none")),
+        (128 * GIB, ("cuda", "H200", 139 * GIB, "bfloat16"), ("cuda", "none")),
+        (24 * GIB, None, ("cpu", "none")),
+        (16 * GIB, None, ("cpu", "8bit")),
+        (8 * GIB, None, ("cpu", "4bit")),
+        (4 * GIB, None, None),
+    ],
+)
+def test_what_is_recommended_on_other_machines(ram, gpu, recommended, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(hardware, "memory", lambda: hardware.Memory(ram, int(0.9 * ram)))
+    monkeypatch.setattr(hardware, "cpu_number_format", lambda: "bfloat16")
+    gpus = []
+    if gpu:
+        kind, name, free, native = gpu
+        gpus = [hardware.Gpu(kind, name, hardware.Memory(int(free), int(free)), native)]
+    monkeypatch.setattr(hardware, "gpus", lambda: gpus)
+    found = readiness.look()
+    if recommended is None:
+        assert found.recommended is None and not found.ready
+        assert any(
+            "close programs, or use a larger machine" in line for line in readiness.lines(found)
+        )
+    else:
+        best = found.recommended
+        assert (best.device, best.quantization) == recommended
+        assert found.ready and best.slots >= 1
+        assert best.needed <= best.free
+    for option in found.options:
+        assert option.fits == (option.slots > 0)
+
+
+def test_slots_given_by_hand_must_fit_too(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(hardware, "gpus", lambda: [])
+    monkeypatch.setattr(hardware, "memory", lambda: hardware.Memory(24 * GIB, 22 * GIB))
+    monkeypatch.setenv("SLOTS", "4096")
+    assert readiness.look().recommended is None
+    monkeypatch.setenv("SLOTS", "2")
+    assert readiness.look().recommended.slots == 2
+
+
+def test_a_torch_that_cannot_use_the_gpu_is_told(monkeypatch):
+    gpu = hardware.Gpu("cuda", "RTX 4070", hardware.Memory(12 * GIB, 11 * GIB), "bfloat16")
+    monkeypatch.setattr(readiness.metadata, "version", lambda name: "2.13.0+cpu")
+    assert "cannot use it" in readiness._gpu([gpu]).text
+
+
+def test_faults_of_a_folder_are_named(tmp_path):
+    assert [fault.split()[0] for fault in local.faults(tmp_path)] == ["no"] * 3
+    folder = save_mistral(tmp_path / "model")
+    assert not local.faults(folder)
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"x" * 100)
+    assert local.faults(folder) == ["model-00001-of-00002.safetensors is damaged"]
+    (folder / "model.safetensors.index.json").write_text("{")
+    assert local.faults(folder) == ["no model.safetensors"]

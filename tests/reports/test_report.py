@@ -1,0 +1,100 @@
+"""The texts say what the numbers say, and no more."""
+
+import re
+
+import pytest
+
+from logit_amplification.evaluation import wording
+from logit_amplification.reports import report
+from made_records import make_sweep
+
+
+def text_of(values, **options):
+    run, records = make_sweep(values, **options)
+    return "\n".join(report.recommendations(run, records)), run, records
+
+
+def test_a_steady_likelihood_is_recommended_up_to_the_largest_alpha():
+    text, *_ = text_of({"a": [1, 1.1], "b": [1, 1.0], "c": [1, 0.9], "null": [1, 1]})
+    assert "Up to alpha 1, the NLL under A rises by less than 0.5" in text
+    assert "no longer" not in text
+
+
+def test_a_falling_likelihood_ends_the_recommendation():
+    rows = {
+        name: [1, 1 + jitter, 4 + jitter]
+        for name, jitter in zip("abc", (0, 0.1, -0.1), strict=True)
+    }
+    text, *_ = text_of(rows, alphas=(0.0, 0.5, 1.0))
+    assert "Up to alpha 0.5" in text and "At alpha 1 it no longer can be shown: 3 [" in text
+
+
+def test_a_null_pair_that_moves_is_a_warning():
+    _, run, records = text_of({"a": [1, 1], "b": [1, 1], "null": [1, 1]})
+    assert "as it must" in "\n".join(report.recommendations(run, records))
+    next(r for r in records if r["control"] == "null" and r["alpha"] == 1)["token_ids"] = [1, 2, 3]
+    assert "WARNING" in "\n".join(report.recommendations(run, records))
+
+
+def test_negative_alphas_are_no_amplification():
+    """What happens below alpha 0 must not be told as if it were at "the largest alpha" or "on"."""
+    rows = {"a": [3, 1, 1.1], "b": [3.1, 1, 1.0], "c": [2.9, 1, 0.9], "null": [1, 1, 1]}
+    text, *_ = text_of(rows, alphas=(-1.0, 0.0, 0.5))
+    assert "Up to alpha 0.5, the NLL" in text and "From alpha 0.5 on" in text
+    text, *_ = text_of({name: row[:2] for name, row in rows.items()}, alphas=(-1.0, 0.0))
+    assert text.count("No alpha above 0 was swept.") == 3
+
+
+def test_an_arm_of_which_nothing_came_to_an_end_is_told():
+    run, records = make_sweep({"a": [1, 2], "b": [1, 2]})
+    failed = make_sweep({"a": [1, 2], "b": [1, 2]}, arm="plausible")[1]
+    for record in failed:
+        record |= {"finish_reason": "error", "error": "NaN"}
+    text = "\n".join(report.detailed_report(run, records + failed))
+    assert "No pair but controls came to an end in this arm" in text
+    assert "nothing can be said" in "\n".join(report.recommendations(run, failed))
+
+
+def test_an_interval_apart_from_zero_that_the_correction_does_not_bear_out_is_told():
+    row = {"mean": 0.2, "lower": 0.03, "upper": 0.3, "n": 30}
+    assert wording.tested(row, 0.26).endswith("p = 0.26, not shown after correction")
+    assert wording.tested(row, 0.01).endswith("p = 0.01")
+    assert wording.chance(float("nan")) == "no test"
+
+
+def test_an_interval_that_contains_zero_is_said_to():
+    text, *_ = text_of({"a": [1, 2], "b": [1, 0], "c": [1, 1]}, measure="entropy")
+    line = next(line for line in text.splitlines() if line.strip().startswith("entropy"))
+    assert "; the interval contains zero, p = 1" in line
+
+
+def test_every_sentence_with_an_effect_has_its_n():
+    text, *_ = text_of({"a": [1, 2], "b": [1, 2], "null": [1, 1]})
+    for line in text.splitlines():
+        if "[" in line:
+            assert re.search(r"n = \d+ pairs?", line), line
+
+
+@pytest.mark.parametrize("values", [{"null": [1, 1]}, {"a": [1, 2]}, {"a": [1], "b": [1]}])
+def test_small_sweeps_get_a_text_too(values):
+    alphas = (0.0, 1.0)[: len(next(iter(values.values())))]
+    text, run, records = text_of(values, alphas=alphas)
+    assert text and report.detailed_report(run, records)
+
+
+def test_the_detailed_report_gives_every_arm_measure_and_pair():
+    run, records = make_sweep({"a": [1, 2], "b": [1, 2], "null": [1, 1]})
+    records += make_sweep({"a": [1, 2], "b": [1, 2], "null": [1, 1]}, arm="plausible")[1]
+    text = "\n".join(report.detailed_report(run, records))
+    assert "ARM full" in text and "ARM plausible" in text
+    for description in report.DESCRIBED.values():
+        assert text.count(description[1:]) >= 2
+    assert text.count("\n  a ") == 2 and text.count("\n  null ") == 2
+
+
+def test_the_csv_is_what_the_contract_names(tmp_path):
+    run, records = make_sweep({"a": [1, 2], "b": [1, 2], "null": [1, 1]})
+    csv, *_ = report.write_reports(tmp_path, run, records)
+    header = csv.read_text().splitlines()[0].split(",")
+    assert header[:5] == ["arm", "category", "alpha", "n", "n_pairs"]
+    assert {"nll_a_mean", "nll_a_lower", "nll_a_upper"} < set(header)
