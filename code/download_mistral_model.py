@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 from pydantic import Field
 from pydantic_settings import CliImplicitFlag
@@ -103,8 +104,8 @@ def fetch_and_verify(command: Command) -> None:
 
 def try_it(settings: Settings) -> None:
     """Generate the beginning of one answer at two alphas."""
-    from logit_amplification.engine import batched
-    from logit_amplification.logits.sampling import make_sampler
+    from logit_amplification.engine.batched import BatchedEngine
+    from logit_amplification.engine.interface import Cell, Contrast, Request
     from logit_amplification.models import loading
     from logit_amplification.prompts.pairs import encode_pairs, read_pairs
 
@@ -114,15 +115,10 @@ def try_it(settings: Settings) -> None:
     (encoded,) = encode_pairs(
         [pair], loaded.tokenizer, max_new_tokens=TRIAL_TOKENS, max_positions=loaded.max_positions
     )
-    made = batched.generate(
-        loaded.model,
-        [batched.Cell(pair.id, alpha, 0) for alpha in TRIAL_ALPHAS],
-        {pair.id: (encoded.ids_a, encoded.ids_b)},
-        sampler=make_sampler(settings.temperature, settings.top_k, settings.top_p),
-        seed=settings.seed,
-        max_new_tokens=TRIAL_TOKENS,
-        stop_ids=loaded.stop_ids,
-        slots=len(TRIAL_ALPHAS),
+    made = BatchedEngine(loaded.model, len(TRIAL_ALPHAS)).generate(
+        [Cell(pair.id, alpha, 0) for alpha in TRIAL_ALPHAS],
+        {pair.id: Contrast.of(encoded)},
+        replace(Request.of(settings, loaded.stop_ids), max_new_tokens=TRIAL_TOKENS),
     )
     print(
         f"{pair.a[-1]['content']}  ({' / '.join(side[0]['content'] for side in (pair.a, pair.b))})"

@@ -16,7 +16,8 @@ from typing import Any
 
 from logit_amplification.errors import exit_code
 from logit_amplification.locations import ROOT
-from logit_amplification.settings import ARM_NAMES, CONTROL_NAMES, load_settings, shown_path
+from logit_amplification.logits.vocabulary import ARM_NAMES
+from logit_amplification.settings import CONTROL_NAMES, load_settings, shown_path
 
 COMMON = {
     "model": "demo",
@@ -95,6 +96,7 @@ def profile_tables(model: Any, by_id: dict[str, Any], records: Any) -> dict[str,
     """Return the alpha profiles of each pair's first answer at alpha 0, as tables."""
     import pandas
 
+    from logit_amplification.engine.forward import profile_text
     from logit_amplification.logits import alpha_profile
     from logit_amplification.prompts import pairs
     from logit_amplification.reports import study_document
@@ -111,7 +113,7 @@ def profile_tables(model: Any, by_id: dict[str, Any], records: Any) -> dict[str,
                 **limit,
             )
             contexts = encoded.ids_a, encoded.ids_b
-            found = alpha_profile.profile_text(model.model, *contexts, record["token_ids"])
+            found = profile_text(model.model, *contexts, record["token_ids"])
             curve = {"pair_id": record["pair_id"], **found.means()}
             curves.append(pandas.DataFrame(curve))
             changes += [

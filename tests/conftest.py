@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-from logit_amplification.engine import batched
+from logit_amplification.engine.batched import BatchedEngine
 from logit_amplification.locations import ROOT
 from logit_amplification.models.loading import LoadedModel, load_model
 from logit_amplification.settings import Settings, load_settings
@@ -117,13 +117,13 @@ def settings(tmp_path, tiny_folder):
 def generated(monkeypatch):
     """The cells that the engine is asked for, one list per sweep."""
     asked = []
-    generate = batched.generate
+    generate = BatchedEngine.generate
 
-    def watched(model, cells, *args, **options):
+    def watched(self, cells, contexts, request):
         asked.append(list(cells))
-        return generate(model, cells, *args, **options)
+        return generate(self, asked[-1], contexts, request)
 
-    monkeypatch.setattr(batched, "generate", watched)
+    monkeypatch.setattr(BatchedEngine, "generate", watched)
     return asked
 
 

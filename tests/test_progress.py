@@ -6,7 +6,7 @@ import re
 import pytest
 from conftest import PROMPTS
 
-from logit_amplification.engine import batched
+from logit_amplification.engine.batched import BatchedEngine
 from logit_amplification.errors import Interrupted
 from logit_amplification.models.loading import load_model
 from logit_amplification.progress import LOG_SECONDS, Bar, SweepBar, glimpse
@@ -68,7 +68,7 @@ def test_a_glimpse_is_one_short_line():
 def test_an_interrupted_sweep_says_in_one_line_what_is_kept(tiny, settings, tmp_path, monkeypatch):
     (tmp_path / "prompts.csv").write_text(PROMPTS)
     pairs = read_pairs(tmp_path / "prompts.csv")
-    generate = batched.generate
+    generate = BatchedEngine.generate
 
     def interrupted(*args, **options):
         for number, generation in enumerate(generate(*args, **options)):
@@ -76,7 +76,7 @@ def test_an_interrupted_sweep_says_in_one_line_what_is_kept(tiny, settings, tmp_
                 raise KeyboardInterrupt
             yield generation
 
-    monkeypatch.setattr(batched, "generate", interrupted)
+    monkeypatch.setattr(BatchedEngine, "generate", interrupted)
     with pytest.raises(Interrupted) as told:
         sweep(tiny, pairs, settings)
     (line,) = told.value._render_traceback_()

@@ -25,13 +25,8 @@ from pydantic_settings import (
 
 from .errors import BadInput
 from .locations import DEMO, MISTRAL, ROOT
+from .logits.vocabulary import ARM_NAMES
 
-TOPS = ("_top5", "", "_top100", "_top1000")  # an API lists 20 tokens: no number
-ARM_NAMES = ("full", "plausible", "nucleus_first")
-ARM_NAMES += tuple(f"candidates{top or '_top20'}" for top in TOPS)
-ARM_NAMES += tuple(
-    f"api_{kind}{top}" for kind in ("intersection", "floor", "spread", "sentinel") for top in TOPS
-)
 CONTROL_NAMES = ("swapped", "shuffled", "paraphrase")
 # The project's .env first, then the one of the current folder: the later wins.
 ENV_FILES = (ROOT / ".env", Path(".env"))

@@ -6,11 +6,10 @@ import random
 import pytest
 import torch
 
-from decoding import TINY_CONTEXTS
+from decoding import TINY_CONTEXTS, generate
 from logit_amplification.engine import alpha_tree as room
-from logit_amplification.engine import batched
 from logit_amplification.engine.alpha_tree import alpha_tree
-from logit_amplification.engine.batched import Cell
+from logit_amplification.engine.interface import Cell
 from logit_amplification.logits.alpha_profile import likeliest
 from logit_amplification.logits.sampling import make_sampler
 
@@ -25,7 +24,7 @@ def tree_of(tiny, name="one", **changed):
 def greedy(tiny, name, alphas):
     """The greedy text at each alpha, by the engine."""
     cells = [Cell(name, alpha, 0) for alpha in alphas]
-    made = batched.generate(
+    made = generate(
         tiny.model,
         cells,
         TINY_CONTEXTS,

@@ -7,18 +7,33 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import save_tiny_mistral
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from decoding import GREEDY, LENGTH, TINY_CONTEXTS, demo_contexts, run, tokens_of
-from logit_amplification.engine import batched, slots
-from logit_amplification.engine.batched import Cell
-from logit_amplification.engine.reference import generate_by_loop, sample_amplified
+from decoding import (
+    GREEDY,
+    LENGTH,
+    TINY_CONTEXTS,
+    contrasts,
+    demo_contexts,
+    generate,
+    run,
+    tokens_of,
+)
+from logit_amplification.engine import cache, interface
+from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.forward import text_logits
+from logit_amplification.engine.interface import Cell, Contrast, Request, Stream
+from logit_amplification.engine.reference import LoopEngine, sample_amplified
+from logit_amplification.engine.step import Rows
 from logit_amplification.errors import BadInput
 from logit_amplification.logits.amplification import amplify
 from logit_amplification.logits.arms import ARMS
-from logit_amplification.logits.sampling import make_sampler, uniforms
-from logit_amplification.models.loading import LoadedModel
+from logit_amplification.logits.sampling import keep_top_k, make_sampler, nucleus, uniforms
+from logit_amplification.logits.vocabulary import PER_TOKEN
+from logit_amplification.models.loading import LoadedModel, load_model
 from logit_amplification.prompts.pairs import PromptPair, encode_pairs
+from logit_amplification.settings import load_settings
 
 
 @pytest.fixture(params=["tiny", "demo"])
@@ -27,7 +42,8 @@ def subject(request):
     loaded = request.getfixturevalue(request.param)
     if request.param == "tiny":
         return loaded, TINY_CONTEXTS
-    names = ("persona-pirate", "sycophancy-arithmetic", "edge-spanish", "null-control")
+    # The tiny model has many cells in every test; of the demo model a long pair and the null pair.
+    names = ("persona-pirate", "null-control")
     return loaded, demo_contexts(loaded, *names)
 
 
@@ -95,16 +111,8 @@ def test_the_engine_makes_the_tokens_of_the_notebooks_loop(subject, temperature)
         Cell(name, alpha, s) for name in contexts for alpha in (-1.0, 0.7, 2.0) for s in samples
     ]
     made = run(loaded, cells, contexts, sampler=sampler)
-    loop = generate_by_loop(
-        sample_amplified,
-        loaded.model,
-        cells,
-        contexts,
-        sampler=sampler,
-        seed=0,
-        max_new_tokens=LENGTH,
-        stop_ids=loaded.stop_ids,
-    )
+    request = Request(sampler, seed=0, max_new_tokens=LENGTH, stop_ids=loaded.stop_ids)
+    loop = LoopEngine(loaded.model).generate(cells, contrasts(contexts), request)
     for generation in loop:
         other = made[generation.cell]
         assert other.token_ids == generation.token_ids
@@ -189,21 +197,21 @@ def test_every_alpha_takes_the_same_path(tiny, monkeypatch):
     counts = []
     for alpha in (-1.0, 0.0, 0.5, 1.0, 2.0):
         calls = []
-        forward = slots.Rows.forward
+        forward = Rows.forward
         monkeypatch.setattr(
-            slots.Rows, "forward", lambda self, t, f=forward, c=calls: (c.append(1), f(self, t))
+            Rows, "forward", lambda self, t, f=forward, c=calls: (c.append(1), f(self, t))
         )
         run(tiny, [Cell("one", alpha, 0)], TINY_CONTEXTS, stop_ids=frozenset())
-        monkeypatch.setattr(slots.Rows, "forward", forward)
+        monkeypatch.setattr(Rows, "forward", forward)
         counts.append(len(calls))
     assert counts == [LENGTH - 1] * 5
 
 
 def test_each_context_is_prefilled_once_and_let_go(tiny, monkeypatch):
     prefilled = []
-    prefill = slots.prefill
+    prefill = cache.prefill
     monkeypatch.setattr(
-        slots, "prefill", lambda model, ids: (prefilled.append(ids), prefill(model, ids))[1]
+        cache, "prefill", lambda model, ids: (prefilled.append(ids), prefill(model, ids))[1]
     )
     cells = [Cell(name, alpha, 0) for name in TINY_CONTEXTS for alpha in (0.0, 0.5, 1.0, 2.0, 3.0)]
     made = run(tiny, cells, TINY_CONTEXTS, slots=3)
@@ -211,7 +219,7 @@ def test_each_context_is_prefilled_once_and_let_go(tiny, monkeypatch):
     distinct = {ids for pair in TINY_CONTEXTS.values() for ids in pair}
     assert len(prefilled) == len(distinct) and set(prefilled) == distinct
     gc.collect()
-    assert not [thing for thing in gc.get_objects() if type(thing) is slots.Prefix]
+    assert not [thing for thing in gc.get_objects() if type(thing) is cache.Prefix]
 
 
 def test_logits_are_float32_before_the_subtraction(tiny_folder):
@@ -227,7 +235,7 @@ def test_logits_are_float32_before_the_subtraction(tiny_folder):
 
     cells = [Cell("one", 1.0, 0)]
     options = {"sampler": GREEDY, "seed": 0, "max_new_tokens": 3, "slots": 2}
-    list(batched.generate(model, cells, TINY_CONTEXTS, rule=rule, **options))
+    list(generate(model, cells, TINY_CONTEXTS, rule=rule, **options))
     assert set(seen) == {(torch.float32, torch.float32)} and len(seen) == 3
 
 
@@ -242,7 +250,7 @@ def test_arms_side_by_side_are_what_they_are_alone(tiny, arm):
 
 def test_the_models_attention_is_given_back(tiny):
     before = tiny.model.config._attn_implementation
-    unfinished = batched.generate(
+    unfinished = generate(
         tiny.model,
         [Cell("one", 1.0, 0)] * 3,
         TINY_CONTEXTS,
@@ -297,7 +305,7 @@ def test_no_prompt_text_comes_out(demo):
 
 def test_common_random_numbers_do_not_depend_on_alpha_or_arm(tiny, monkeypatch):
     asked = []
-    monkeypatch.setattr(batched, "uniforms", lambda *key: (asked.append(key), uniforms(*key))[1])
+    monkeypatch.setattr(interface, "uniforms", lambda *key: (asked.append(key), uniforms(*key))[1])
     cells = [Cell("one", alpha, 0, arm) for alpha in (0.0, 2.0) for arm in ("full", "plausible")]
     run(tiny, cells, TINY_CONTEXTS, sampler=make_sampler(1.0))
     assert asked == [(0, "one", 0, LENGTH)] * 4
@@ -354,3 +362,81 @@ def test_a_generation_is_plain_data(tiny):
     assert all(type(token) is int for token in generation.token_ids)
     assert all(type(value) is float for step in generation.per_token for value in step)
     assert replace(generation.cell, alpha=2.0) != generation.cell
+
+
+# --------------------------------------------------------------------- streams, draws, cells
+
+
+def test_the_log_probability_of_an_answer_is_that_of_reading_it_again(tiny):
+    """Teacher-forced, in float32, without a cache: both contexts, the rule, the truncation."""
+    settings = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
+    cells = [Cell(name, alpha, 0) for name in TINY_CONTEXTS for alpha in (0.0, 1.5)]
+    made = run(tiny, cells, TINY_CONTEXTS, sampler=make_sampler(**settings))
+    column, nll_b = PER_TOKEN.index("logprob_sampled"), PER_TOKEN.index("nll_b")
+    for cell, generation in made.items():
+        ids = generation.token_ids
+        a, b = (text_logits(tiny.model, one, ids) for one in TINY_CONTEXTS[cell.pair_id])
+        logits = keep_top_k(amplify(a, b, cell.alpha) / 0.8, 40)
+        kept, probabilities = nucleus(logits, 0.9)
+        logprobs = (probabilities / probabilities.sum(-1, keepdim=True)).log()
+        again = [row[where == token] for row, where, token in zip(logprobs, kept, ids, strict=True)]
+        assert sum(row[column] for row in generation.per_token) == pytest.approx(
+            float(sum(again)), abs=1e-3
+        )
+        under_b = -b.log_softmax(-1)[range(len(ids)), ids]
+        found = torch.tensor([row[nll_b] for row in generation.per_token])
+        torch.testing.assert_close(found, under_b, atol=1e-3, rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Other weights with the same vocabulary."""
+    folder = save_tiny_mistral(tmp_path_factory.mktemp("other") / "other", initializer_range=0.3)
+    return load_model(
+        load_settings(model=str(folder), quantization="none", dtype="float32", device="cpu")
+    )
+
+
+@pytest.mark.parametrize("alpha", [-1.0, 0.0, 1.0])
+def test_two_sets_of_weights_are_amplified_against_each_other(tiny, other, alpha):
+    """The same ids under both: keys and values must not be shared, and each has its own rows."""
+    engine = BatchedEngine({"before": other.model, "after": tiny.model}, 3)
+    ids = {name: tuple(two[0]) for name, two in TINY_CONTEXTS.items()}
+    contexts = {n: Contrast(Stream(i, "after"), Stream(i, "before")) for n, i in ids.items()}
+    request = Request(GREEDY, seed=0, max_new_tokens=LENGTH)
+    made = engine.generate([Cell(name, alpha, 0) for name in ids], contexts, request)
+    for generation in made:
+        text: list[int] = []
+        for token in generation.token_ids:
+            read = torch.tensor([[*ids[generation.cell.pair_id], *text]])
+            a, b = (one.model(read).logits[:, -1] for one in (tiny, other))
+            assert int(amplify(a, b, alpha).argmax()) == token
+            text.append(token)
+    assert not any(contrast.is_null for contrast in contexts.values())
+
+
+def test_pairs_that_disagree_about_their_weights_are_refused(tiny):
+    contexts = {
+        "one": Contrast(Stream((1, 2)), Stream((1, 3))),
+        "two": Contrast(Stream((1, 2)), Stream((1, 3), "other")),
+    }
+    engine = BatchedEngine({"model": tiny.model, "other": tiny.model}, 2)
+    with pytest.raises(BadInput, match="the pairs of one run are read with"):
+        list(engine.generate([Cell("one", 0.0, 0)], contexts, Request(GREEDY, 0, 3)))
+
+
+def test_cells_are_taken_when_there_is_room_for_them(tiny):
+    """Another process may take the others: none is asked for before its slot is free."""
+    taken = []
+
+    def cells():
+        for number in range(20):
+            taken.append(number)
+            yield Cell("one", number / 10, 0)
+
+    made = generate(
+        tiny.model, cells(), TINY_CONTEXTS, slots=3, sampler=GREEDY, seed=0, max_new_tokens=2
+    )
+    for number, _ in enumerate(made, start=1):
+        assert len(taken) <= number + 3
+    assert len(taken) == number == 20

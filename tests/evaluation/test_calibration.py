@@ -2,9 +2,9 @@
 
 import pytest
 
+from logit_amplification.engine.forward import next_logits
 from logit_amplification.evaluation import outcomes
 from logit_amplification.evaluation.calibration import calibrate, read_labelled
-from logit_amplification.models.loading import next_logits
 from logit_amplification.reports import study_document
 
 

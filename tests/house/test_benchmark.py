@@ -9,7 +9,7 @@ import torch
 
 import benchmark
 from decoding import TINY_CONTEXTS
-from logit_amplification.engine.batched import Cell
+from logit_amplification.engine.interface import Cell
 from logit_amplification.locations import ROOT
 from logit_amplification.logits.amplification import amplify
 from logit_amplification.models import sizes

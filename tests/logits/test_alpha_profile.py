@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logit_amplification.logits.alpha_profile import ALPHAS, Change, alpha_at, profile, text_logits
-from logit_amplification.models.loading import next_logits
+from logit_amplification.engine.forward import next_logits, text_logits
+from logit_amplification.logits.alpha_profile import ALPHAS, Change, alpha_at, profile
 
 torch.manual_seed(0)
 A = torch.randn(6, 3000) * 3

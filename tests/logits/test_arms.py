@@ -8,7 +8,7 @@ import torch
 from logit_amplification.logits.amplification import amplify
 from logit_amplification.logits.arms import ARMS
 from logit_amplification.logits.sampling import nucleus
-from logit_amplification.settings import ARM_NAMES
+from logit_amplification.logits.vocabulary import ARM_NAMES
 
 A = torch.tensor([2.0, 1.0, 0.0])
 B = torch.tensor([1.0, 1.0, 1.0])

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from logit_amplification.logits.measures import PER_TOKEN, measure_step, measure_text
+from logit_amplification.logits.measures import measure_step, measure_text
+from logit_amplification.logits.sampling import Draw
+from logit_amplification.logits.vocabulary import PER_TOKEN
 
 torch.manual_seed(0)
 A = torch.randn(6, 400) * 3
@@ -15,8 +17,12 @@ AMPLIFIED = A + 1.5 * (A - B)
 TOKENS = torch.tensor([0, 5, 17, 99, 200, 399])
 
 
+def drawn(tokens):
+    return Draw(tokens, -torch.arange(1.0, len(tokens) + 1))
+
+
 def measured(logits_a=A, logits_b=B, amplified=AMPLIFIED, tokens=TOKENS):
-    values = measure_step(logits_a, logits_b, amplified, tokens)
+    values = measure_step(logits_a, logits_b, amplified, drawn(tokens))
     return dict(zip(PER_TOKEN, values.T, strict=True))
 
 
@@ -80,11 +86,12 @@ def test_no_amplification_is_no_divergence_exactly():
 
 
 def test_a_row_is_measured_by_itself():
-    together = measure_step(A, B, AMPLIFIED, TOKENS)
+    together = measure_step(A, B, AMPLIFIED, drawn(TOKENS))
     masked = AMPLIFIED.clone()
     masked[0, 7:] = -torch.inf  # another arm in the same batch
-    assert torch.equal(measure_step(A, B, masked, TOKENS)[1:], together[1:])
-    assert torch.equal(measure_step(A[2:3], B[2:3], AMPLIFIED[2:3], TOKENS[2:3])[0], together[2])
+    assert torch.equal(measure_step(A, B, masked, drawn(TOKENS))[1:], together[1:])
+    third = Draw(*(part[2:3] for part in drawn(TOKENS)))
+    assert torch.equal(measure_step(A[2:3], B[2:3], AMPLIFIED[2:3], third)[0], together[2])
 
 
 def test_gibberish_is_unlikely_and_implausible():
@@ -136,3 +143,10 @@ def test_a_vocabulary_of_fewer_than_twenty_is_seen_whole():
     step = measured(a, a, a, torch.tensor([0, 6]))
     assert step["overlap_top20"].tolist() == [7, 7] and step["reachable_top20"].tolist() == [1, 1]
     assert step["outside_top20_a"].max() < 1e-6
+
+
+def test_the_likelihood_under_b_and_of_the_draw_are_kept():
+    found = measured()
+    expected = -B.log_softmax(-1)[range(len(TOKENS)), TOKENS]
+    torch.testing.assert_close(found["nll_b"], expected)
+    assert found["logprob_sampled"].tolist() == drawn(TOKENS).logprobs.tolist()

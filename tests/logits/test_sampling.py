@@ -1,5 +1,6 @@
 """The draw: nucleus against transformers' own, the inverse CDF, the random numbers."""
 
+import math
 import os
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def test_draws_follow_the_truncated_distribution(top_k, top_p):
     logits = torch.randn(1, 20)
     count = 20_000
     spaced = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    drawn = make_sampler(0.7, top_k, top_p)(logits.expand(count, 20), spaced)
+    drawn = make_sampler(0.7, top_k, top_p)(logits.expand(count, 20), spaced).tokens
     expected = logits.double() / 0.7
     if top_k:
         expected = TopKLogitsWarper(top_k)(None, expected)
@@ -81,7 +82,7 @@ def test_temperature_zero_is_argmax_whatever_the_number():
     torch.manual_seed(0)
     logits = torch.randn(5, 30)
     for number in (0.0, 0.4, 0.999999):
-        drawn = make_sampler(0.0, 3, 0.5)(logits, torch.full((5,), number))
+        drawn = make_sampler(0.0, 3, 0.5)(logits, torch.full((5,), number)).tokens
         assert torch.equal(drawn, logits.argmax(-1))
 
 
@@ -131,7 +132,7 @@ def test_another_process_draws_the_same_numbers():
     """Python's own hash() is salted per process; ours must not be."""
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'code')!r}); "
-        "from logit_amplification.sampling import uniforms; "
+        "from logit_amplification.logits.sampling import uniforms; "
         "print(uniforms(3, 'ä pair', 1, 4).tolist())"
     )
     for salt in ("1", "2"):
@@ -142,3 +143,39 @@ def test_another_process_draws_the_same_numbers():
             text=True,
         )
         assert told.stdout.strip() == str(uniforms(3, "ä pair", 1, 4).tolist()), told.stderr
+
+
+def by_enumeration(logits, temperature, top_k, top_p):
+    """The distribution over a toy vocabulary, token by token, in Python's own numbers."""
+    weights = [math.exp(value / temperature) for value in logits]
+    order = sorted(range(len(weights)), key=lambda token: (-weights[token], token))
+    order = order[: top_k or len(order)]
+    total, mass, kept = sum(weights[token] for token in order), 0.0, []
+    for token in order:
+        if mass < top_p * total:
+            kept.append(token)
+        mass += weights[token]
+    share = sum(weights[token] for token in kept)
+    return {token: weights[token] / share for token in kept}
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+@pytest.mark.parametrize("top_k", [0, 3])
+@pytest.mark.parametrize("top_p", [0.6, 0.93, 1.0])
+def test_a_draws_log_probability_is_that_of_its_distribution(temperature, top_k, top_p):
+    logits = [0.1, 2.0, -1.0, 1.4, 0.7, -2.2, 1.1]
+    expected = by_enumeration(logits, temperature, top_k, top_p)
+    spaced = torch.linspace(0, 1 - 1e-9, 3000, dtype=torch.float64)
+    rows = torch.tensor(logits).expand(len(spaced), -1)
+    drawn = make_sampler(temperature, top_k, top_p)(rows, spaced)
+    assert set(drawn.tokens.tolist()) == set(expected)
+    for token, logprob in zip(*(part.tolist() for part in drawn), strict=True):
+        assert logprob == pytest.approx(math.log(expected[token]), abs=1e-5)
+    for token, probability in expected.items():  # and it is drawn as often as that says
+        share = (drawn.tokens == token).double().mean()
+        assert share == pytest.approx(probability, abs=1e-3)
+
+
+def test_what_is_certain_has_log_probability_zero():
+    drawn = make_sampler(0.0)(torch.randn(4, 9), torch.zeros(4))
+    assert drawn.logprobs.tolist() == [0.0] * 4

@@ -8,9 +8,10 @@ import pytest
 import torch
 from conftest import save_tiny_mistral
 
+from logit_amplification.engine.forward import next_logits
 from logit_amplification.errors import BadInput
 from logit_amplification.models import hardware, loading
-from logit_amplification.models.loading import choose_dtype, load_model, next_logits
+from logit_amplification.models.loading import choose_dtype, load_model
 from logit_amplification.settings import load_settings
 
 CPU = torch.device("cpu")

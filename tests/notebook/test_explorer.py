@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import PROMPTS
 
-from logit_amplification.engine import batched
+from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.interface import Cell, Contrast, Request
 from logit_amplification.engine.reference import sample_amplified
 from logit_amplification.errors import BadInput
 from logit_amplification.logits.amplification import amplify
@@ -331,15 +332,10 @@ def test_a_text_of_the_explorer_is_a_text_of_the_engine(state, settings):
     """The engine by itself, with as many slots, gives the same tokens."""
     generate(state, [0.0, 2.0])
     pair = state.encoded.pair
-    made = batched.generate(
-        state.model.model,
-        [batched.Cell(pair.id, alpha, 0) for alpha in (0.0, 2.0)],
-        {pair.id: (state.encoded.ids_a, state.encoded.ids_b)},
-        sampler=make_sampler(settings.temperature, settings.top_k, settings.top_p),
-        seed=settings.seed,
-        max_new_tokens=settings.max_new_tokens,
-        stop_ids=state.model.stop_ids,
-        slots=2,
+    made = BatchedEngine(state.model.model, 2).generate(
+        [Cell(pair.id, alpha, 0) for alpha in (0.0, 2.0)],
+        {pair.id: Contrast.of(state.encoded)},
+        Request.of(settings, state.model.stop_ids),
     )
     tokens = {g.cell.alpha: g.token_ids for g in made}
     assert tokens == {text.alpha: text.generation.token_ids for text in state.texts}

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import logit_diff_mistral
 import runs as runs_script
-from command_line import as_list, run_process
+from command_line import as_list
 from decoding import PAIRS
-from logit_amplification.engine import batched
+from logit_amplification.engine.batched import BatchedEngine
 from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
 from logit_amplification.logits.amplification import amplify
@@ -179,7 +180,7 @@ def test_a_second_sweep_on_a_folder_is_refused_and_a_dead_one_is_no_obstacle(tmp
     [(3, "/0.jsonl in "), (9, "amplification_results.json in ")],
 )
 def test_a_full_disk_ends_the_sweep_with_one_line_and_keeps_what_is_finished(
-    flags, tmp_path, kilobytes, told
+    flags, tmp_path, kilobytes, told, capsys
 ):
     """A limit on the size of a file stands for it: reached by the journal, or by an artifact."""
     script = str(ROOT / "code" / "logit_diff_mistral.py")
@@ -189,16 +190,16 @@ def test_a_full_disk_ends_the_sweep_with_one_line_and_keeps_what_is_finished(
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
     assert "cannot write" in line and told in line and "File too large" in line
     assert "Traceback" not in ended.stderr
-    ended = run_process(flags)
-    assert ended.returncode == 0 and " 0 found" not in ended.stdout
-    other = tmp_path / "other"
-    run_process(flags | {"data-dir": other, "visualizations-dir": other})
+    assert logit_diff_mistral.main(as_list(flags)) == 0
+    assert " 0 found" not in capsys.readouterr().out
+    other = {"data-dir": tmp_path / "other", "visualizations-dir": tmp_path / "other"}
+    assert logit_diff_mistral.main(as_list(flags | other)) == 0
     name = "amplification_results.json"
-    assert (flags["data-dir"] / name).read_bytes() == (other / name).read_bytes()
+    assert (flags["data-dir"] / name).read_bytes() == (other["data-dir"] / name).read_bytes()
 
 
 def test_a_folder_that_vanishes_is_told(tiny, settings, monkeypatch):
-    generate = batched.generate
+    generate = BatchedEngine.generate
 
     def vanishing(*args, **options):
         for number, generation in enumerate(generate(*args, **options)):
@@ -206,7 +207,7 @@ def test_a_folder_that_vanishes_is_told(tiny, settings, monkeypatch):
                 (settings.data_dir).rename(settings.data_dir.with_name("elsewhere"))
             yield generation
 
-    monkeypatch.setattr(batched, "generate", vanishing)
+    monkeypatch.setattr(BatchedEngine, "generate", vanishing)
     with pytest.raises(BadInput, match="the journal has vanished"):
         sweep(tiny, PAIRS, settings)
     elsewhere = Journal(settings.data_dir.with_name("elsewhere"), runs_of(settings, "elsewhere"))
@@ -265,14 +266,14 @@ def test_a_sweep_of_nothing_but_errors_is_told(tiny, settings):
 
 # ------------------------------------------------------------------------------------------- kills
 
-KILLS = int(os.environ.get("KILLS", "10"))
+KILLS = int(os.environ.get("KILLS", "4"))
 
 
 def test_killed_anywhere_the_end_is_the_same(flags, tmp_path):
     """SIGKILL during the sweep or while artifacts are written; KILLS=100 for the long version."""
     flags = flags | {"alphas": "0,0.5,1,1.5,2,3,4", "samples": 6, "max-new-tokens": 40}
     whole = flags | {"data-dir": tmp_path / "whole", "visualizations-dir": tmp_path / "whole"}
-    assert run_process(whole).returncode == 0
+    assert logit_diff_mistral.main(as_list(whole)) == 0
     name = "amplification_results.json"
     expected = (tmp_path / "whole" / name).read_bytes()
     command = [sys.executable, str(ROOT / "code" / "logit_diff_mistral.py"), *as_list(flags)]
@@ -301,8 +302,7 @@ def test_killed_anywhere_the_end_is_the_same(flags, tmp_path):
             for path in flags["data-dir"].rglob("*"):  # done too soon: begin again
                 path.unlink() if path.is_file() else None
             kept = 0
-    ended = run_process(flags)
-    assert ended.returncode == 0, ended.stderr
+    assert logit_diff_mistral.main(as_list(flags)) == 0
     assert results.read_bytes() == expected
     (journal,) = history.list_runs(flags["data-dir"])
     lines = file_of(journal).read_bytes().count(b"\n")
@@ -365,7 +365,7 @@ def test_another_configuration_is_another_run_and_the_old_one_comes_back(
 
 
 def test_artifacts_of_an_unfinished_run_hold_what_is_finished(tiny, settings, monkeypatch):
-    generate = batched.generate
+    generate = BatchedEngine.generate
 
     def interrupted(*args, **options):
         for number, generation in enumerate(generate(*args, **options)):
@@ -373,7 +373,7 @@ def test_artifacts_of_an_unfinished_run_hold_what_is_finished(tiny, settings, mo
                 raise KeyboardInterrupt
             yield generation
 
-    monkeypatch.setattr(batched, "generate", interrupted)
+    monkeypatch.setattr(BatchedEngine, "generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sweep(tiny, PAIRS, settings)
     recalled = history.recall(settings.data_dir, "")

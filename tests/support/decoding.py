@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from logit_amplification.engine import batched
+from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.interface import Contrast, Request, Stream
 from logit_amplification.locations import ROOT
 from logit_amplification.logits.sampling import make_sampler
 from logit_amplification.prompts.pairs import PromptPair, encode_pairs, read_pairs
@@ -23,8 +24,19 @@ def demo_contexts(demo, *names):
     return {pair.pair.id: (pair.ids_a, pair.ids_b) for pair in encoded}
 
 
+def generate(model, cells, contexts, *, slots=16, forwards=1, on_out_of_memory=None, **request):
+    """The generations of a batch; contexts are pairs of token ids."""
+    more = {"on_out_of_memory": on_out_of_memory} if on_out_of_memory else {}
+    engine = BatchedEngine(model, slots, forwards=forwards, **more)
+    return engine.generate(iter(cells), contrasts(contexts), Request(**request))
+
+
+def contrasts(contexts):
+    return {name: Contrast(*(Stream(tuple(ids)) for ids in two)) for name, two in contexts.items()}
+
+
 def run(loaded, cells, contexts, *, sampler=GREEDY, length=LENGTH, stop_ids=None, **options):
-    made = batched.generate(
+    made = generate(
         loaded.model,
         cells,
         contexts,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from logit_amplification.logits.measures import PER_TOKEN, measure_text
+from logit_amplification.logits.measures import measure_text
+from logit_amplification.logits.vocabulary import PER_TOKEN
 
 RUN = {
     "id": "0123456789abcdef",

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from decoding import PAIRS, chat
-from logit_amplification.engine import batched, slots
+from logit_amplification.engine import step
+from logit_amplification.engine.batched import BatchedEngine
 from logit_amplification.engine.reference import sample_amplified
 from logit_amplification.errors import BadInput
 from logit_amplification.evaluation.outcomes import outcome
 from logit_amplification.logits.amplification import amplify
-from logit_amplification.logits.measures import PER_TOKEN
+from logit_amplification.logits.vocabulary import PER_TOKEN
 from logit_amplification.prompts.pairs import PromptPair, with_controls
 from logit_amplification.records.files import read_results, write_results
 from logit_amplification.records.journal import Journal, run_id
@@ -154,14 +155,14 @@ def test_a_run_goes_on_with_the_number_of_slots_it_was_begun_with(tiny, settings
 
 
 def test_running_out_of_memory_is_said_and_recorded(tiny, settings, monkeypatch, capsys):
-    forward = slots.Rows.forward
+    forward = step.Rows.forward
 
     def limited(self, tokens):
         if len(tokens) > 4:
             raise torch.cuda.OutOfMemoryError
         forward(self, tokens)
 
-    monkeypatch.setattr(slots.Rows, "forward", limited)
+    monkeypatch.setattr(step.Rows, "forward", limited)
     done = sweep(tiny, PAIRS, settings)
     assert done.metadata["slots"]["halved_to"] == [2]
     assert "Out of memory: the cells that are not finished go on with 2 slots" in (
@@ -183,7 +184,7 @@ def test_lists_per_token_stay_on_disk(tiny, settings):
 
 
 def interrupt_after(monkeypatch, count):
-    generate = batched.generate
+    generate = BatchedEngine.generate
 
     def interrupted(*args, **options):
         for number, generation in enumerate(generate(*args, **options)):
@@ -191,7 +192,7 @@ def interrupt_after(monkeypatch, count):
                 raise KeyboardInterrupt
             yield generation
 
-    monkeypatch.setattr(batched, "generate", interrupted)
+    monkeypatch.setattr(BatchedEngine, "generate", interrupted)
 
 
 def test_what_is_finished_survives_an_interrupt(tiny, settings, monkeypatch, generated):

@@ -8,14 +8,16 @@ are decoded side by side in slots. Exact means: for the logits that the model gi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ..logits.alpha_profile import likeliest
-from .slots import Ids, Prefix, Slots, attending_in_slots, prefill
+from .cache import prefill
+from .self_check import refuse_if_unlike
+from .slots import Slots
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ class AlphaTree:
 @torch.inference_mode()
 def alpha_tree(
     model: Any,
-    ids_a: Ids,
-    ids_b: Ids,
+    ids_a: Sequence[int],
+    ids_b: Sequence[int],
     low: float,
     high: float,
     *,
@@ -73,16 +75,15 @@ def alpha_tree(
     With more than `max_leaves` texts the narrowest pieces are given up at the step where they come
     to be too many; `left_out` has their intervals.
     """
-    with attending_in_slots(model):
-        slots = Slots(model, max_leaves, max(len(ids_a), len(ids_b)) + max_new_tokens)
-        prefixes: list[Prefix] = [prefill(model, ids) for ids in (ids_a, ids_b)]
-        slots.fill(0, *prefixes)
-        grown = _Growing(slots, max_leaves, {0: Leaf(low, high, (), "open")})
-        for step in range(max_new_tokens):
-            grown.split(step, stop_ids, last=step == max_new_tokens - 1)
-            if not grown.open:
-                break
-            slots.forward(grown.tokens(model.device))
+    refuse_if_unlike(model)
+    slots = Slots([model, model], max_leaves, max(len(ids_a), len(ids_b)) + max_new_tokens)
+    slots.fill(0, [prefill(model, ids) for ids in (ids_a, ids_b)])
+    grown = _Growing(slots, max_leaves, {0: Leaf(low, high, (), "open")})
+    for step in range(max_new_tokens):
+        grown.split(step, stop_ids, last=step == max_new_tokens - 1)
+        if not grown.open:
+            break
+        slots.forward(grown.tokens(model.device))
     leaves = sorted(grown.leaves, key=lambda leaf: leaf.low)
     return AlphaTree(low, high, leaves, sorted(grown.splits, key=_place), sorted(grown.left_out))
 

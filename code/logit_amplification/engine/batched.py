@@ -8,120 +8,131 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import BadInput
-from ..logits.amplification import Rule, amplify
+from ..logits.amplification import Rule
 from ..logits.arms import ARMS
-from ..logits.measures import PER_TOKEN, measure_step
-from ..logits.sampling import Sampler, uniforms
-from .slots import Ids, Prefixes, Slots, attending_in_slots
+from ..logits.measures import measure_step
+from ..logits.vocabulary import PER_TOKEN
+from .cache import Prefixes
+from .interface import MODEL, Cell, Contrast, Generation, Request
+from .self_check import refuse_if_unlike
+from .slots import Slots
+from .threads import Threads
 
 # To be raised with every change that can change a token or a measure: it is part of a run's name.
-VERSION = 3
+VERSION = 4
 # Rows that rule, draw and measures take at once. On a CPU what lies between them stays in its cache
 # (docs/LOG.md); a GPU wants all of them.
 ROWS_AT_ONCE = {"cpu": 8}
 LARGEST = PER_TOKEN.index("logit_max")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One generation to make."""
+class BatchedEngine:
+    """All pairs, alphas, samples and arms together in one batch of slots.
 
-    pair_id: str
-    alpha: float
-    sample: int
-    arm: str = "full"
-    origin: str = ""  # the pair whose random numbers it shares, if not its own
-
-
-@dataclass
-class Generation:
-    """A cell's tokens and, per token, its measures in the order of `measures.PER_TOKEN`."""
-
-    cell: Cell
-    slots: int  # how many were decoded side by side
-    token_ids: list[int] = field(default_factory=list)
-    per_token: list[list[float]] = field(default_factory=list)
-    finish_reason: str | None = None  # "eos", "length" or "error" when finished
-    error: str | None = None  # why it ended with "error"; the other cells go on
-
-
-@torch.inference_mode()
-def generate(
-    model: Any,
-    cells: Iterable[Cell],
-    contexts: Mapping[str, tuple[Ids, Ids]],
-    *,
-    sampler: Sampler,
-    seed: int,
-    max_new_tokens: int,
-    stop_ids: frozenset[int] = frozenset(),
-    rule: Rule = amplify,
-    slots: int = 16,
-    forwards: int = 1,
-    on_step: Callable[[int], None] = lambda tokens: None,
-    on_out_of_memory: Callable[[int], None] = lambda slots: None,
-) -> Iterator[Generation]:
-    """Yield each cell's generation as soon as it is finished.
-
-    contexts maps a pair's id to the token ids of its A and B. forwards: 1 runs A's and B's rows
-    together, 2 apart. on_step is told how many tokens each step has made. When the device runs out
-    of memory, what is finished stays finished, the other cells are made with half as many slots,
-    and on_out_of_memory is told how many. A cell whose logits become NaN or infinite ends with
-    finish_reason `error`. Raises BadInput when one slot is too many, and when the rule returns
-    something else than logits.
+    model: the weights, or a mapping from names of sources to weights, which share a vocabulary.
+    forwards: 1 runs all rows that share weights together, 2 each stream's apart. When the device
+    runs out of memory, what is finished stays finished, the other cells are made with half as many
+    slots, and on_out_of_memory is told how many.
     """
-    pending = deque(cells)
-    with attending_in_slots(model):
+
+    def __init__(
+        self,
+        model: Any,
+        slots: int = 16,
+        *,
+        forwards: int = 1,
+        on_out_of_memory: Callable[[int], None] = lambda slots: None,
+    ):
+        self.sources = model if isinstance(model, Mapping) else {MODEL: model}
+        self.slots, self.forwards = slots, forwards
+        self.on_out_of_memory = on_out_of_memory
+        self.threads: Threads | None = None  # of the last `generate`, on a CPU
+        for source in self.sources.values():
+            refuse_if_unlike(source)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what of the engine can change a token."""
+        return {"name": "batched", "version": VERSION, "forwards": self.forwards, "step": "eager"}
+
+    def capacity(self) -> int:
+        """Return how many cells are made side by side."""
+        return self.slots
+
+    def generate(
+        self, cells: Iterable[Cell], contexts: Mapping[str, Contrast], request: Request
+    ) -> Iterator[Generation]:
+        """Yield each cell's generation as soon as it is finished.
+
+        Cells are taken as slots come free. A cell whose logits become NaN or infinite ends with
+        finish_reason `error`. Raises BadInput when one slot is too many, and when the rule returns
+        something else than logits.
+        """
+        pending = Pending(cells)
+        device = next(iter(self.sources.values())).device
+        self.threads = Threads() if device.type == "cpu" else None
         while pending:
             batch = None
             try:
-                batch = Batch(model, pending, contexts, slots, forwards, max_new_tokens, seed)
-                while batch.refill(pending):
-                    drawn = len(batch.active)
-                    finished = batch.draw(rule, sampler, stop_ids)
-                    on_step(drawn)
-                    yield from finished
-                    batch.forward()
+                batch = Batch(self, contexts, request)
+                yield from self._run(batch, pending)
             except torch.OutOfMemoryError:
-                pending.extendleft(reversed(batch.unfinished() if batch else []))
-                slots = _half(slots, model)
-                on_out_of_memory(slots)
+                pending.put_back(batch.unfinished() if batch else [])
+                self.slots = _half(self.slots, device)
+                self.on_out_of_memory(self.slots)
             batch = None  # its memory is free before the next attempt
-            if model.device.type == "cuda":
+            if device.type == "cuda":
                 torch.cuda.empty_cache()
 
+    def _run(self, batch: Batch, pending: Pending) -> Iterator[Generation]:
+        while True:
+            with torch.inference_mode():
+                if not batch.refill(pending):
+                    return
+                with self.threads.at_work() if self.threads else nullcontext():
+                    finished = batch.step()
+            yield from finished
 
-def cell_uniforms(cell: Cell, seed: int, count: int) -> Tensor:
-    """Return the random numbers of a cell, the same for every alpha and arm (`uniforms`)."""
-    return uniforms(seed, cell.origin or cell.pair_id, cell.sample, count)
+
+class Pending:
+    """The cells to make: taken one by one, and some put back in front."""
+
+    def __init__(self, cells: Iterable[Cell]):
+        self.cells, self.front = iter(cells), deque()
+
+    def __bool__(self) -> bool:
+        if not self.front:
+            self.front.extend(islice(self.cells, 1))
+        return bool(self.front)
+
+    def take(self) -> Cell:
+        """Return the next cell; there is one if this is true."""
+        return self.front.popleft()
+
+    def put_back(self, cells: Sequence[Cell]) -> None:
+        """Have cells made before all others."""
+        self.front.extendleft(reversed(cells))
 
 
 class Batch:
     """The slots, and the generations in them: what each is being given, and what it has."""
 
-    def __init__(
-        self,
-        model: Any,
-        cells: Iterable[Cell],
-        contexts: Mapping[str, tuple[Ids, Ids]],
-        slots: int,
-        forwards: int,
-        max_new_tokens: int,
-        seed: int,
-    ):
-        device = model.device
-        longest = max(len(ids) for pair in contexts.values() for ids in pair) + max_new_tokens
-        self.contexts, self.new_tokens, self.seed = contexts, max_new_tokens, seed
-        self.prefixes = Prefixes(model, (ids for c in cells for ids in contexts[c.pair_id]))
-        self.slots = Slots(model, slots, longest, forwards=forwards)
+    def __init__(self, engine: BatchedEngine, contexts: Mapping[str, Contrast], request: Request):
+        self.contexts, self.request, self.sources = contexts, request, engine.sources
+        models = _models(engine.sources, contexts)
+        device, slots, new_tokens = models[0].device, engine.slots, request.max_new_tokens
+        streams = [stream for contrast in contexts.values() for stream in contrast.streams]
+        longest = max(len(stream.ids) for stream in streams) + new_tokens
+        self.prefixes = Prefixes(most=slots * len(models))
+        self.slots = Slots(models, slots, longest, together=engine.forwards == 1)
         self.active: dict[int, Generation] = {}
         at_once = ROWS_AT_ONCE.get(device.type, slots)
         self.parts = [slice(first, first + at_once) for first in range(0, slots, at_once)]
@@ -130,60 +141,70 @@ class Batch:
         self.tokens = torch.zeros(slots, dtype=torch.long, device=device)
         self.made = torch.zeros(slots, 1, dtype=torch.long, device=device)
         wide = "cpu" if device.type == "mps" else device  # Apple's GPU has no float64
-        self.numbers = torch.zeros(slots, max_new_tokens, dtype=torch.float64, device=wide)
+        self.numbers = torch.zeros(slots, new_tokens, dtype=torch.float64, device=wide)
 
-    def refill(self, pending: deque[Cell]) -> bool:
+    def refill(self, pending: Pending) -> bool:
         """Put the next cells into the idle slots; return whether any slot is in use."""
         for slot, arm in enumerate(self.arms):
             if arm is None and pending:
-                self._fill(slot, pending[0])
-                self.active[slot] = Generation(pending.popleft(), slots=len(self.arms))
+                cell = pending.take()
+                self.active[slot] = Generation(cell, slots=len(self.arms))  # first: see unfinished
+                self._fill(slot, cell)
         return bool(self.active)
 
-    def draw(self, rule: Rule, sampler: Sampler, stop_ids: frozenset[int]) -> list[Generation]:
+    def draw(self) -> list[Generation]:
         """Draw the next token of every slot; return the generations that it finishes."""
-        rows = self._draw(rule, sampler).tolist()
+        rows = self._draw().tolist()
         finished = []
         for slot, generation in list(self.active.items()):
-            _append(generation, rows[slot], self.new_tokens, stop_ids)
+            *measures, token = rows[slot]
+            append_token(generation, int(token), measures, self.request)
             if generation.finish_reason:
                 finished.append(self.active.pop(slot))
                 self.slots.clear(slot)
                 self.arms[slot] = None
         return finished
 
-    def forward(self) -> None:
-        """Append the drawn tokens to both contexts of every slot."""
+    def step(self) -> list[Generation]:
+        """Draw a token in every slot and append it there; return what is finished by it."""
+        drawn = len(self.active)
+        finished = self.draw()
         if self.active:
             self.slots.forward(self.tokens)
+        self.request.on_step(drawn)
+        return finished
 
     def unfinished(self) -> list[Cell]:
         """The cells in the slots, which will have to be made again."""
         return [generation.cell for generation in self.active.values()]
 
     def _fill(self, slot: int, cell: Cell) -> None:
-        self.slots.fill(slot, *map(self.prefixes.take, self.contexts[cell.pair_id]))
-        self.numbers[slot] = cell_uniforms(cell, self.seed, self.new_tokens)
+        streams = self.contexts[cell.pair_id].streams
+        taken = [self.prefixes.take(one, self.sources[one.source]) for one in streams]
+        self.slots.fill(slot, taken)
+        self.numbers[slot] = self.request.uniforms(cell)
         self.alphas[slot] = cell.alpha
         self.arms[slot] = cell.arm
         self.made[slot] = 0
 
-    def _draw(self, rule: Rule, sampler: Sampler) -> Tensor:
-        """Return (slots, 14) float32, a token's measures and its id; idle rows mean nothing.
+    def _draw(self) -> Tensor:
+        """Return (slots, measures + 1) float32: a token's measures and its id; idle rows: nothing.
 
         One tensor, so that the GPU is waited for once. Ids below 2^24 are exact in float32.
         """
         numbers = self.numbers.gather(1, self.made.to(self.numbers.device))[:, 0]
-        self.made.add_(1).clamp_(max=self.new_tokens - 1)  # idle slots go on with the last number
+        # Idle slots go on with the last number.
+        self.made.add_(1).clamp_(max=self.request.max_new_tokens - 1)
         logits_a, logits_b = self.slots.logits
         rows = logits_a.new_zeros(len(logits_a), len(PER_TOKEN) + 1)
         for part in self.parts:
             if any(self.arms[part]):
                 a, b = logits_a[part], logits_b[part]
-                amplified = self._amplified(rule, a, b, part)
-                self.tokens[part] = tokens = sampler(amplified, numbers[part])
-                rows[part, :-1] = measure_step(a, b, amplified, tokens)
-                rows[part, -1] = tokens
+                amplified = self._amplified(self.request.rule, a, b, part)
+                drawn = self.request.sampler(amplified, numbers[part])
+                self.tokens[part] = drawn.tokens
+                rows[part, :-1] = measure_step(a, b, amplified, drawn)
+                rows[part, -1] = drawn.tokens
         return rows
 
     def _amplified(self, rule: Rule, logits_a: Tensor, logits_b: Tensor, part: slice) -> Tensor:
@@ -198,20 +219,28 @@ class Batch:
         return amplified
 
 
-def _append(
-    generation: Generation, row: list[float], max_new_tokens: int, stop_ids: frozenset[int]
+def _models(sources: Mapping[str, Any], contexts: Mapping[str, Contrast]) -> list[Any]:
+    """Return the weights of each stream. Raises BadInput when pairs disagree about them."""
+    used = {tuple(one.source for one in contrast.streams) for contrast in contexts.values()}
+    if len(used) > 1:
+        raise BadInput(f"the pairs of one run are read with {sorted(used)}; allowed: one way")
+    return [sources[name] for name in used.pop()]
+
+
+def append_token(
+    generation: Generation, token: int, measures: list[float], request: Request
 ) -> None:
-    *measures, token = row
+    """Add a token and its measures to a generation, and say whether that ends it."""
     if not math.isfinite(measures[LARGEST]):
         number = len(generation.token_ids) + 1
         generation.finish_reason = "error"
         generation.error = f"the amplified logits of token {number} are NaN or infinite"
         return
-    generation.token_ids.append(int(token))
+    generation.token_ids.append(token)
     generation.per_token.append(measures)
-    if generation.token_ids[-1] in stop_ids:
+    if token in request.stop_ids:
         generation.finish_reason = "eos"
-    elif len(generation.token_ids) == max_new_tokens:
+    elif len(generation.token_ids) == request.max_new_tokens:
         generation.finish_reason = "length"
 
 
@@ -235,10 +264,10 @@ def _apply(arm: str, rule: Rule, logits_a: Tensor, logits_b: Tensor, alphas: Ten
     return amplified
 
 
-def _half(slots: int, model: Any) -> int:
+def _half(slots: int, device: torch.device) -> int:
     if slots == 1:
         raise BadInput(
-            f"SLOTS = 1: out of memory on {model.device}; what may help: shorter prompts, a "
+            f"SLOTS = 1: out of memory on {device}; what may help: shorter prompts, a "
             "smaller MAX_NEW_TOKENS, QUANTIZATION = 8bit or 4bit"
         )
     return slots // 2

@@ -10,19 +10,24 @@ from torch import Tensor
 
 from ..logits.amplification import amplify
 from ..logits.measures import measure_step
-from ..logits.sampling import Sampler
-from ..models.loading import next_logits
-from .batched import Cell, Generation, cell_uniforms
-from .slots import Ids
+from ..logits.sampling import Draw
+from .batched import append_token
+from .forward import next_logits
+from .interface import MODEL, Cell, Contrast, Generation, Request
 
 
 class Step(NamedTuple):
-    """One sampled token and the logits it was drawn from, each (1, vocab) float32."""
+    """One draw and the logits that it was made from, each (1, vocab) float32."""
 
-    token: int
+    drawn: Draw
     logits_a: Tensor
     logits_b: Tensor
     amplified: Tensor
+
+    @property
+    def token(self) -> int:
+        """The id of the sampled token."""
+        return int(self.drawn.tokens)
 
 
 @torch.inference_mode()
@@ -33,38 +38,48 @@ def sample_amplified(model, ids_a, ids_b, alpha, *, sampler, uniforms, stop_ids)
         logits_a, cache_a = next_logits(model, ids_a, cache_a)
         logits_b, cache_b = next_logits(model, ids_b, cache_b)
         amplified = amplify(logits_a, logits_b, alpha)
-        token = int(sampler(amplified, uniform.reshape(1)))
-        yield Step(token, logits_a, logits_b, amplified)
-        if token in stop_ids:
+        step = Step(sampler(amplified, uniform.reshape(1)), logits_a, logits_b, amplified)
+        yield step
+        if step.token in stop_ids:
             return
-        ids_a = ids_b = [token]
+        ids_a = ids_b = [step.token]
 
 
-def generate_by_loop(
-    loop: Callable[..., Iterator[Step]],
-    model: Any,
-    cells: Iterable[Cell],
-    contexts: Mapping[str, tuple[Ids, Ids]],
-    *,
-    sampler: Sampler,
-    seed: int,
-    max_new_tokens: int,
-    stop_ids: frozenset[int],
-    on_step: Callable[[int], None] = lambda tokens: None,
-) -> Iterator[Generation]:
-    """Yield generations as `engine.generate` does, made by a sampling loop for one pair."""
-    for cell in cells:
-        generation = Generation(cell, slots=1)
-        numbers = cell_uniforms(cell, seed, max_new_tokens)
-        ids_a, ids_b = contexts[cell.pair_id]
-        for step in loop(
-            model, ids_a, ids_b, cell.alpha, sampler=sampler, uniforms=numbers, stop_ids=stop_ids
-        ):
-            token = torch.tensor([step.token], device=step.logits_a.device)
-            measured = measure_step(step.logits_a, step.logits_b, step.amplified, token)
-            generation.token_ids.append(step.token)
-            generation.per_token.append(measured[0].tolist())
-            on_step(1)
-        ended = bool(generation.token_ids) and generation.token_ids[-1] in stop_ids
-        generation.finish_reason = "eos" if ended else "length"
-        yield generation
+class LoopEngine:
+    """Makes one cell after the other with a sampling loop for one pair, which has its own rule."""
+
+    def __init__(self, model: Any, loop: Callable[..., Iterator[Step]] = sample_amplified):
+        self.model, self.loop = model, loop
+
+    def describe(self) -> dict[str, Any]:
+        """Return what of the engine can change a token; the loop itself is hashed elsewhere."""
+        return {"name": "loop"}
+
+    def capacity(self) -> int:
+        """Return how many cells are made side by side."""
+        return 1
+
+    def generate(
+        self, cells: Iterable[Cell], contexts: Mapping[str, Contrast], request: Request
+    ) -> Iterator[Generation]:
+        """Yield each cell's generation when it is finished."""
+        for cell in cells:
+            a, b = contexts[cell.pair_id].streams
+            assert a.source == b.source == MODEL
+            generation = Generation(cell, slots=1)
+            for step in self.loop(
+                self.model,
+                a.ids,
+                b.ids,
+                cell.alpha,
+                sampler=request.sampler,
+                uniforms=request.uniforms(cell),
+                stop_ids=request.stop_ids,
+            ):
+                measured = measure_step(step.logits_a, step.logits_b, step.amplified, step.drawn)
+                append_token(generation, step.token, measured[0].tolist(), request)
+                request.on_step(1)
+                if generation.finish_reason == "error":
+                    break
+            generation.finish_reason = generation.finish_reason or "length"
+            yield generation

@@ -15,8 +15,8 @@ from typing import Any
 import numpy
 import pandas
 
+from ..engine.forward import text_logits
 from ..locations import ROOT
-from ..logits.alpha_profile import text_logits
 from ..logits.measures import measure_text
 from ..models.loading import LoadedModel
 from ..prompts.pairs import PromptPair, encode_pairs

@@ -20,6 +20,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
+from ..logits.vocabulary import MEASURES
 from ..records.files import Record
 
 ALL = "all"
@@ -33,8 +34,6 @@ LABELS = (
     *("finish_reason", "outcome", "evidence", "judge", "text"),
 )
 JUDGE = "judge"  # the column of its labels; the share of each is a measure `judge_<label>`
-# Measures that are 0 or 1 for a generation: their means are shares.
-SHARES = frozenset({"refusal", "on_task", "incoherent", "refusal_if_coherent", "ended_by_eos"})
 COLUMNS = ("mean", "lower", "upper", "n")
 
 
@@ -147,7 +146,7 @@ def estimate(cells: pandas.DataFrame, measure: str) -> Estimate:
 
 def is_share(measure: str) -> bool:
     """Whether a measure is 0 or 1 for a generation, so that its mean is a share."""
-    return measure in SHARES or measure.startswith(f"{JUDGE}_")
+    return measure.startswith(f"{JUDGE}_") or (measure in MEASURES and MEASURES[measure].is_share)
 
 
 def interval(values: Sequence[float]) -> Estimate:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,19 +75,6 @@ class AlphaProfile:
         return {name: column.tolist() for name, column in columns.items()}
 
 
-@torch.inference_mode()
-def text_logits(model: Any, ids: Sequence[int], text_ids: Sequence[int]) -> Tensor:
-    """Return the logits of every token of a text behind `ids`, from one forward without cache.
-
-    (len(text_ids), vocab) float32: row i predicts text_ids[i] given ids + text_ids[:i]. Both
-    lists hold at least one id.
-    """
-    inputs = torch.tensor([[*ids, *text_ids[:-1]]], device=model.device)
-    # An index, not a number: see models.next_logits.
-    kept = torch.arange(len(ids) - 1, inputs.shape[1], device=model.device)
-    return model(inputs, use_cache=False, logits_to_keep=kept).logits[0].float()
-
-
 def profile(
     logits_a: Tensor,
     logits_b: Tensor,
@@ -113,18 +99,6 @@ def profile(
     curves = torch.cat([_curves(*part, grid) for part in parts], -1)
     low, high = min(0.0, float(grid.amin())), max(0.0, float(grid.amax()))
     return AlphaProfile(grid, *curves, list(_changes(logits_a, logits_b, low, high)))
-
-
-def profile_text(
-    model: Any,
-    ids_a: Sequence[int],
-    ids_b: Sequence[int],
-    text_ids: Sequence[int],
-    alphas: Sequence[float] | Tensor = ALPHAS,
-) -> AlphaProfile:
-    """Return the `profile` of a text behind two contexts: two forwards, whatever the alphas."""
-    logits = (text_logits(model, ids, text_ids) for ids in (ids_a, ids_b))
-    return profile(*logits, text_ids, alphas)
 
 
 def alpha_at(

@@ -16,14 +16,13 @@ from torch import Tensor
 
 from .amplification import Rule
 from .sampling import nucleus
+from .vocabulary import ARM_NAMES, LIST_ARMS, TOPS, WHOLE_ARMS, arm_name
 
 Alpha = Tensor | float
 Arm = Callable[[Rule, Tensor, Tensor, Alpha], Tensor]
 
 PLAUSIBLE_SHARE = 0.1  # Li et al. 2022 (arXiv:2210.15097), their alpha
 NUCLEUS_SHARE = 0.9  # the filter_p of DExperts (Liu et al. 2021, arXiv:2105.03023)
-API_TOP = 20  # what a chat API returns at most
-TOPS = (5, API_TOP, 100, 1000)
 API_SENTINEL = -9999.0  # what OpenAI's schema puts for a token outside the list
 
 
@@ -111,21 +110,14 @@ def _sentinel(logprobs: Tensor, listed: Tensor) -> Tensor:
     return torch.full_like(logprobs[..., :1], API_SENTINEL)
 
 
-LIST_ARMS = {
+_LIST_RULES = {
     "candidates": candidates,
     "api_intersection": api_intersection,
     "api_floor": partial(api_union, missing=_floor),
     "api_spread": partial(api_union, missing=_spread),
     "api_sentinel": partial(api_union, missing=_sentinel),
 }
-
-
-def _named(kind: str, top: int) -> str:
-    """An API's list has 20 entries: such an arm needs no number in its name."""
-    return kind if top == API_TOP and kind != "candidates" else f"{kind}_top{top}"
-
-
-ARMS: dict[str, Arm] = {"full": full, "plausible": plausible, "nucleus_first": nucleus_first}
-ARMS |= {
-    _named(kind, top): partial(arm, top=top) for kind, arm in LIST_ARMS.items() for top in TOPS
+ARMS: dict[str, Arm] = dict(zip(WHOLE_ARMS, (full, plausible, nucleus_first), strict=True)) | {
+    arm_name(kind, top): partial(_LIST_RULES[kind], top=top) for kind in LIST_ARMS for top in TOPS
 }
+assert tuple(ARMS) == ARM_NAMES

@@ -14,31 +14,19 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
+from .sampling import Draw
+from .vocabulary import API_TOP
+
 IMPLAUSIBLE_SHARE = 0.1  # of A's top probability: the threshold of Li et al. 2022
-PER_TOKEN = (
-    "kl_amplified_a",
-    "kl_a_b",
-    "entropy",
-    "nll_a",
-    "rank_a",
-    "implausible_share",
-    "logit_min",
-    "logit_max",
-    "logit_std",
-    "outside_top20_a",
-    "outside_top20_b",
-    "overlap_top20",
-    "reachable_top20",
-)
-API_TOP = 20  # what a chat API returns at most
 
 
-def measure_step(logits_a: Tensor, logits_b: Tensor, amplified: Tensor, tokens: Tensor) -> Tensor:
-    """Return the numbers of one step as (rows, 13) float32, in the order of `PER_TOKEN`.
+def measure_step(logits_a: Tensor, logits_b: Tensor, amplified: Tensor, drawn: Draw) -> Tensor:
+    """Return the numbers of one step as (rows, measures) float32, in the order of `PER_TOKEN`.
 
-    logits_a, logits_b, amplified (rows, vocab) float32, amplified may hold -inf; tokens (rows,)
-    are the ids that were drawn. Each row's numbers depend on that row alone.
+    logits_a, logits_b, amplified (rows, vocab) float32, amplified may hold -inf; drawn: the tokens
+    (rows,) and their log-probabilities. Each row's numbers depend on that row alone.
     """
+    tokens = drawn.tokens
     # The clamp keeps 0 * log 0 at 0 where an arm has set logits to -inf.
     log_p = torch.log_softmax(amplified, -1).clamp_(min=-1e30)
     log_a = torch.log_softmax(logits_a, -1)
@@ -51,7 +39,9 @@ def measure_step(logits_a: Tensor, logits_b: Tensor, amplified: Tensor, tokens: 
             vecdot(log_a.exp(), log_a - log_b),
             -vecdot(p, log_p),
             -chosen[:, 0],
-            (log_a > chosen).sum(-1) + 1.0,  # 1 is A's favourite
+            -log_b.gather(-1, tokens[:, None])[:, 0],
+            drawn.logprobs,
+            (log_a > chosen).sum(-1) + 1.0,  # 1 is A's argmax
             (chosen[:, 0] < log_a.amax(-1) + math.log(IMPLAUSIBLE_SHARE)).float(),
             *_range_and_spread(amplified),
             *_seen_through_an_api(log_a, log_b, tokens),

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from .amplification import Rule, amplify
-from .measures import PER_TOKEN, measure_step
-from .sampling import keep_top_k, nucleus
+from .measures import measure_step
+from .sampling import keep_top_k, make_sampler, nucleus
+from .vocabulary import PER_TOKEN
 
 LOW, HIGH, STEP = -1.0, 8.0, 0.05
 ALPHAS = tuple(round(LOW + STEP * n, 2) for n in range(round((HIGH - LOW) / STEP) + 1))
 LISTED = 16  # tokens
+ARGMAX = make_sampler(0)
 LISTED_AT = ALPHAS[::10]  # the listed ones are the likeliest at any of these
 
 
@@ -85,7 +87,7 @@ class NextToken:
         return best[0].topk(min(LISTED, best.shape[-1])).indices
 
     def _measures(self, logits: Tensor) -> dict[str, float]:
-        numbers = measure_step(self.a, self.b, logits, logits.argmax(-1))[0].tolist()
+        numbers = measure_step(self.a, self.b, logits, ARGMAX(logits, logits[:, 0]))[0].tolist()
         return dict(zip(PER_TOKEN, numbers, strict=True))
 
     def _distribution(self, logits: Tensor) -> Distribution:

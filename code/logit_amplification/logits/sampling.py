@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy
 import torch
 from torch import Tensor
 
-Sampler = Callable[[Tensor, Tensor], Tensor]
-"""(logits (rows, vocab), uniforms (rows,) in [0, 1)) -> token ids (rows,)"""
+
+class Draw(NamedTuple):
+    """Tokens, and how likely each was under the distribution that it was drawn from.
+
+    tokens (rows,) int64; logprobs (rows,) float32, nats: after temperature and truncation.
+    """
+
+    tokens: Tensor
+    logprobs: Tensor
+
+
+Sampler = Callable[[Tensor, Tensor], Draw]
+"""(logits (rows, vocab), uniforms (rows,) in [0, 1)) -> Draw"""
 
 FIRST_WIDTH = 256  # the nucleus is looked for among so many of the likeliest tokens first
 
@@ -31,13 +43,18 @@ def uniforms(seed: int, pair_id: str, sample: int, count: int) -> Tensor:
 
 
 def make_sampler(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Sampler:
-    """Return the function that draws one token per row; temperature 0 is argmax."""
+    """Return the function that draws one token per row; temperature 0 is argmax, and certain."""
     if temperature == 0:
-        return lambda logits, uniforms: logits.argmax(-1)
+        return lambda logits, uniforms: Draw(logits.argmax(-1), torch.zeros_like(logits[:, 0]))
 
-    def sample(logits: Tensor, uniforms: Tensor) -> Tensor:
+    def sample(logits: Tensor, uniforms: Tensor) -> Draw:
         ids, probabilities = nucleus(keep_top_k(logits / temperature, top_k), top_p)
-        return ids.gather(-1, draw(probabilities, uniforms).to(ids.device)[:, None])[:, 0]
+        drawn = draw(probabilities, uniforms).to(ids.device)[:, None]
+        # The nucleus is not renormalised: its tokens share what it holds. In float64, for its width
+        # depends on the rows beside it, and with it the order of the sum.
+        held = _wide(probabilities)
+        share = held.gather(-1, drawn.to(held.device))[:, 0] / held.sum(-1)
+        return Draw(ids.gather(-1, drawn)[:, 0], share.log().float().to(ids.device))
 
     return sample
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.util
-import inspect
 import io
 import logging
 import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,30 +108,6 @@ def load_model(settings: Settings) -> LoadedModel:
         max_positions=min(positions, window) if window else positions,
         info=info,
     )
-
-
-def cached_forward(model: Any, cache: Any, **inputs: Any) -> tuple[torch.Tensor, Any]:
-    """Run one forward with a cache (None: a new one); return its logits and the cache.
-
-    From transformers 5.24 on, argument and result are called `cache`; before, and in code that
-    comes with a model's weights, `past_key_values`.
-    """
-    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-    output = model(**inputs, **{name: cache}, use_cache=True)
-    return output.logits, output[name]
-
-
-def next_logits(model: Any, ids: Sequence[int], cache: Any = None) -> tuple[torch.Tensor, Any]:
-    """Feed `ids` behind what `cache` holds; return the logits after the last one, and the cache.
-
-    One row, no padding. The logits are (1, vocab), float32: any subtraction comes after.
-    """
-    inputs = torch.tensor([list(ids)], device=model.device)
-    # As an index, not as the number 1: the slice that 1 takes is not contiguous, and on CPU the
-    # output head then copies its whole weight (4 times slower on the demo model).
-    last = torch.tensor([-1], device=model.device)
-    logits, cache = cached_forward(model, cache, input_ids=inputs, logits_to_keep=last)
-    return logits[:, -1].float(), cache
 
 
 def choose_device(name: str) -> torch.device:

@@ -19,8 +19,8 @@ from IPython.display import HTML
 
 from ..errors import BadInput
 from ..logits.amplification import Rule, amplify
-from ..logits.measures import PER_TOKEN
 from ..logits.next_token import HIGH, LOW, STEP
+from ..logits.vocabulary import PER_TOKEN
 from ..models.loading import LoadedModel
 from ..prompts.pairs import Message, PromptPair, make_pair
 from ..reports.figures.token_view import FULL_COLOUR, shade

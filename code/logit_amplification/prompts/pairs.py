@@ -36,19 +36,26 @@ class PromptPair:
     paraphrase: tuple[Message, ...] | None = None  # A in other words
     derived: str = ""  # how `with_controls` made it
     origin: str = ""  # the pair that it was made from, whose random numbers it shares
+    sources: tuple[str, str] = ("model", "model")  # the weights that each chat is read with
 
     @property
     def control(self) -> str:
         """Which control it is, or "" if its effect is what is asked for.
 
-        In a `null` pair A and B are the same chat, so that alpha can change nothing.
+        In a `null` pair A and B are the same chat, read with the same weights, so that alpha can
+        change nothing.
         """
-        return self.derived or ("null" if self.a == self.b else "")
+        return self.derived or ("null" if self._sides[0] == self._sides[1] else "")
+
+    @property
+    def _sides(self) -> list[tuple[str, tuple[Message, ...]]]:
+        return list(zip(self.sources, (self.a, self.b), strict=True))
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with either chat."""
-        chats = json.dumps([self.a, self.b], ensure_ascii=True, sort_keys=True)
+        """16 hexadecimal digits that change with either chat, and with what it is read with."""
+        sources = [] if set(self.sources) == {"model"} else [self.sources]
+        chats = json.dumps([self.a, self.b, *sources], ensure_ascii=True, sort_keys=True)
         return hashlib.sha256(chats.encode()).hexdigest()[:16]
 
 

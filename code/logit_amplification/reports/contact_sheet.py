@@ -10,8 +10,9 @@ import pandas
 
 from ..evaluation import stats
 from ..evaluation.wording import claim, spell
+from ..logits.vocabulary import MEASURES
 from ..records.files import Record
-from .report import DESCRIBED, arm_lines, run_in_words
+from .report import arm_lines, run_in_words
 
 STYLE = (
     "body{font:15px/1.5 sans-serif;max-width:75em;margin:2em auto;padding:0 1em;"
@@ -74,7 +75,7 @@ def _told(frame: pandas.DataFrame, alpha: float, names: Sequence[str]) -> str:
     """What measures are at an alpha, and how that differs from alpha 0."""
     parts = []
     for name in names:
-        told = f"{DESCRIBED[name]}: {spell(stats.dose(frame, name).loc[alpha])}"
+        told = f"{MEASURES[name].described}: {spell(stats.dose(frame, name).loc[alpha])}"
         changes = stats.paired_difference(frame, name)
         parts.append(f"{told}, against alpha 0 {claim(changes.loc[alpha])}")
     return "; ".join(parts) + "."
@@ -83,7 +84,7 @@ def _told(frame: pandas.DataFrame, alpha: float, names: Sequence[str]) -> str:
 def _shares(rows: pandas.DataFrame) -> list[str]:
     alpha = rows["alpha"].max()
     return [
-        f"{DESCRIBED[name]} {spell(stats.dose(rows, name).loc[alpha])}"
+        f"{MEASURES[name].described} {spell(stats.dose(rows, name).loc[alpha])}"
         for name in ("on_task", "refusal", "incoherent")
         if alpha in stats.dose(rows, name).index
     ]

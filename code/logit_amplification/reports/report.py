@@ -14,6 +14,7 @@ import pandas
 
 from ..evaluation import stats
 from ..evaluation.wording import chance, claim, counted, power_sentence, spell, tested
+from ..logits.vocabulary import MEASURES
 from ..records.files import Record, write_atomically, write_report
 
 # A convention, set before any data was seen: 0.5 nats per token is a factor of 1.65 in perplexity.
@@ -24,27 +25,12 @@ SECONDARY = (
     *("incoherent", "refusal", "on_task", "repeated_4gram_share"),
     *("n_tokens", "ended_by_eos", "entropy"),
 )
-DESCRIBED = {
-    "kl_amplified_a": "KL(amplified || A), nats per token",
-    "nll_a": "negative log-likelihood under A, nats per token",
-    "incoherent": "share of incoherent answers",
-    "refusal": "share of refusals",
-    "on_task": "share of coherent answers that do not refuse",
-    "refusal_if_coherent": "share of refusals among coherent answers",
-    "entropy": "entropy of the amplified distribution, nats",
-    "rank_a": "rank of the sampled token under A",
-    "implausible_share": "share of tokens below a tenth of A's top probability",
-    "repeated_4gram_share": "share of repeated 4-grams",
-    "distinct_2": "distinct 2-grams per 2-gram",
-    "n_tokens": "answer length, tokens",
-    "ended_by_eos": "share of answers that end by themselves",
-    "logit_range": "range of the amplified logits",
-    "logit_std": "standard deviation of the amplified logits",
-    "outside_top20_a": "mass of A outside its 20 likeliest tokens",
-    "outside_top20_b": "mass of B outside its 20 likeliest tokens",
-    "overlap_top20": "tokens in both lists of 20",
-    "reachable_top20": "share of sampled tokens in either list of 20",
-}
+REPORTED = (
+    *("kl_amplified_a", PRIMARY, "incoherent", "refusal", "on_task", "refusal_if_coherent"),
+    *("entropy", "rank_a", "implausible_share", "repeated_4gram_share", "distinct_2", "n_tokens"),
+    *("ended_by_eos", "logit_range", "logit_std", "outside_top20_a", "outside_top20_b"),
+    *("overlap_top20", "reachable_top20"),
+)
 
 
 def write_reports(data_dir: Path, run: dict[str, Any], records: Sequence[Record]) -> list[Path]:
@@ -132,7 +118,8 @@ def detailed_report(run: dict[str, Any], records: Sequence[Record]) -> list[str]
             for n in frame
             if n.startswith("judge_")
         }
-        for name, description in (DESCRIBED | judged).items():
+        told = {name: MEASURES[name].described for name in REPORTED} | judged
+        for name, description in told.items():
             lines += [description[0].upper() + description[1:], *_measure_lines(frame, name), ""]
         lines += ["By category: KL(amplified || A) and negative log-likelihood under A", ""]
         lines += [*_category_lines(frame), ""]
@@ -168,7 +155,7 @@ def difference_lines(frame: pandas.DataFrame, names: Sequence[str]) -> list[str]
     rows = [stats.paired_difference(frame, name).loc[largest] for name in names]
     lines = []
     for name, row, p in zip(names, rows, stats.holm([row["p"] for row in rows]), strict=True):
-        lines.append(f"{DESCRIBED[name]}: alpha {largest:g}: {tested(row, p)}")
+        lines.append(f"{MEASURES[name].described}: alpha {largest:g}: {tested(row, p)}")
         lines += [f"  {line}" for line in control_lines(frame, name, largest)]
     return lines
 
@@ -190,7 +177,7 @@ def arm_lines(frame: pandas.DataFrame, arm: str, base: str) -> list[str]:
     for name in ("kl_amplified_a", PRIMARY, "incoherent"):
         table = stats.arm_difference(frame, name, arm, base)
         for alpha, row in table.iloc[[0, -1][: len(table)]].iterrows():
-            lines.append(f"{arm}, alpha {alpha:g}: {DESCRIBED[name]} {claim(row)}")
+            lines.append(f"{arm}, alpha {alpha:g}: {MEASURES[name].described} {claim(row)}")
     return lines
 
 

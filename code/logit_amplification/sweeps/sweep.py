@@ -5,33 +5,30 @@ from __future__ import annotations
 import dis
 import hashlib
 import inspect
-import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from ..engine import batched, slots
-from ..engine.batched import Cell, Generation
-from ..engine.reference import generate_by_loop
+from ..engine import batched
+from ..engine.batched import BatchedEngine
+from ..engine.interface import Cell, Contrast, Engine, Request
+from ..engine.reference import LoopEngine
 from ..errors import BadInput, Interrupted
 from ..evaluation.judge import find_judge, label_answers
 from ..evaluation.wording import power_sentence
 from ..logits.amplification import Rule, amplify
-from ..logits.measures import PER_TOKEN, measure_text
-from ..logits.sampling import make_sampler
-from ..models import loading, sizes
+from ..models import loading
 from ..models.loading import LoadedModel
 from ..progress import SweepBar
-from ..prompts.pairs import EncodedPair, PromptPair, describe_chat, encode_pairs, token_texts
-from ..records.files import Record
+from ..prompts.pairs import PromptPair, describe_chat, encode_pairs
 from ..records.journal import Journal, Kept, Key, cell_key, run_id
 from ..settings import Settings
+from .capacity import choose_slots
 from .history import Sweep, assemble, differences, list_runs, planned_keys
+from .recording import make_record
 
-DIGITS = 6  # significant digits kept of a measure: float32 has no more
 Loop = Callable[..., Iterator[Any]]
 
 
@@ -69,7 +66,7 @@ def sweep(
     tokens = 0
     with journal.open(configuration) as writer:
         found = writer.found
-        batch = None if loop else _choose_slots(model, settings, encoded, found.values())
+        batch = None if loop else choose_slots(model, settings, encoded, found.values())
         journal.write("plan.json", plan)
         print(power_sentence(sum(not pair.control for pair in pairs)))
         if rerun and found:
@@ -81,8 +78,10 @@ def sweep(
         kept = len(planned) - len(missing)
         print(f"{len(missing)} generations to make, {kept} found in the journal", flush=True)
         with SweepBar(len(missing), settings.max_new_tokens) as bar, _told_what_is_kept(bar):
-            made = _generations(model, missing, encoded, settings, rule, loop, batch, bar)
-            for generation in made:
+            engine = _engine(model, settings, loop, batch, bar)
+            request = Request.of(settings, model.stop_ids, rule=rule, on_step=bar.update)
+            contexts = {pair.pair.id: Contrast.of(pair) for pair in encoded}
+            for generation in engine.generate(iter(missing), contexts, request):
                 record = make_record(generation, by_id[generation.cell.pair_id], model)
                 place = writer.append({"generation": record})
                 found[cell_key(record)] = Kept.of(record, writer.name, place)
@@ -170,41 +169,23 @@ def _say_what_is_kept(journal: Journal, configuration: Mapping[str, Any]) -> Non
         )
 
 
-def _generations(
+def _engine(
     model: LoadedModel,
-    cells: Sequence[Cell],
-    encoded: Sequence[EncodedPair],
     settings: Settings,
-    rule: Rule,
     loop: Loop | None,
     batch: dict[str, Any] | None,
     bar: SweepBar,
-) -> Iterator[Generation]:
-    """Hand the cells to the engine, or to a loop of the user's own."""
-    contexts = {pair.pair.id: (pair.ids_a, pair.ids_b) for pair in encoded}
-    options = {
-        "sampler": make_sampler(settings.temperature, settings.top_k, settings.top_p),
-        "seed": settings.seed,
-        "max_new_tokens": settings.max_new_tokens,
-        "stop_ids": model.stop_ids,
-        "on_step": bar.update,
-    }
+) -> Engine:
+    """Return the engine, or one around a loop of the user's own."""
     if loop:
-        return generate_by_loop(loop, model.model, cells, contexts, **options)
+        return LoopEngine(model.model, loop)
 
     def say_halved(slots: int) -> None:
         batch["halved_to"].append(slots)
         bar.write(f"Out of memory: the cells that are not finished go on with {slots} slots")
 
-    return batched.generate(
-        model.model,
-        cells,
-        contexts,
-        rule=rule,
-        slots=batch["number"],
-        forwards=settings.forwards,
-        on_out_of_memory=say_halved,
-        **options,
+    return BatchedEngine(
+        model.model, batch["number"], forwards=settings.forwards, on_out_of_memory=say_halved
     )
 
 
@@ -213,86 +194,6 @@ def _checked_rerun(rerun: Sequence[float], settings: Settings) -> list[float]:
         alphas = ", ".join(f"{alpha:g}" for alpha in settings.alphas)
         raise BadInput(f"RERUN = {unknown[0]:g}; allowed: alphas of the sweep, {alphas}")
     return sorted(set(rerun))
-
-
-def _choose_slots(
-    model: LoadedModel,
-    settings: Settings,
-    encoded: Sequence[EncodedPair],
-    found: Iterable[Kept],
-) -> dict[str, Any]:
-    """Return the number of slots and why, for the metadata; print one line about it.
-
-    `auto` is what memory allows, but no other number than the run was begun with if that fits: in
-    16 bit another number rounds otherwise, and a cell made again should come out the same.
-    """
-    longest = max(len(ids) for pair in encoded for ids in (pair.ids_a, pair.ids_b))
-    length = longest + settings.max_new_tokens
-    each = slots.slot_bytes(model.model, length)
-    free = loading.free_memory(model.device)
-    number, chosen = settings.slots, "given"
-    if number == "auto":
-        fitting = sizes.choose_slots(model.device.type, sum(each.values()), free)
-        number, chosen = max(1, fitting), "auto"
-        begun = Counter(kept.record["slots"] for kept in found).most_common(1)
-        if begun and begun[0][0] < number:
-            number, chosen = begun[0][0], "as the run was begun"
-    weights = model.model.get_memory_footprint()
-    print(
-        f"{number} slots ({chosen}): {number * sum(each.values()) / 1e9:.2g} GB for keys, values "
-        f"and logits beside {weights / 1e9:.2g} GB of weights; {free / 1e9:.3g} GB are free"
-    )
-    return {
-        "number": number,
-        "chosen": chosen,
-        "bytes_per_slot": each,
-        "weights_bytes": weights,
-        "free_bytes": free,
-        "halved_to": [],
-    }
-
-
-# --------------------------------------------------------------------------------------- records
-
-
-def make_record(generation: Generation, pair: EncodedPair, model: LoadedModel) -> Record:
-    """Return the plain record of a generation, as it stands in the journal and in the JSON."""
-    cell, ids = generation.cell, generation.token_ids
-    text = model.tokenizer.decode(ids, skip_special_tokens=True)
-    spoken = ids[:-1] if generation.finish_reason == "eos" else ids
-    per_token = {
-        name: [_rounded(row[column]) for row in generation.per_token]
-        for column, name in enumerate(PER_TOKEN)
-    }
-    count = len(generation.per_token) or math.nan
-    means = {name: _rounded(sum(values) / count) for name, values in per_token.items()}
-    per_token = {"token": list(token_texts(model.tokenizer, ids)), **per_token}
-    return {
-        "pair_id": cell.pair_id,
-        "pair_fingerprint": pair.pair.fingerprint,
-        **_labels(pair.pair),
-        "alpha": cell.alpha,
-        "sample": cell.sample,
-        "arm": cell.arm,
-        "text": text,
-        "token_ids": ids,
-        "n_tokens": len(ids),
-        "finish_reason": generation.finish_reason,
-        **({"error": generation.error} if generation.error else {}),
-        "slots": generation.slots,
-        "measures": means | {n: _rounded(v) for n, v in measure_text(text, spoken).items()},
-        "per_token": per_token,
-    }
-
-
-def _labels(pair: PromptPair) -> Record:
-    return {"category": pair.category, "control": pair.control}
-
-
-def _rounded(value: float | int | None) -> float | int | None:
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
-    return value
 
 
 # ----------------------------------------------------------------------------------- description

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ...evaluation import stats
+from ...logits.vocabulary import MEASURES
 from ...records.files import Record
 from .style import COLOURS, MARKERS, STYLE, canvas, legend_below
 
@@ -83,19 +84,15 @@ def draw_path(run: dict[str, Any], records: Sequence[Record]) -> Figure:
                         size=8,
                         color=style["color"],
                     )
-            axes.set(title=f"{title} (numbers: alpha)", xlabel=NAMES[across], ylabel=NAMES[up])
-            if up in stats.SHARES:  # a few refusals must not look like many
+            axes.set(
+                title=f"{title} (numbers: alpha)",
+                xlabel=MEASURES[across].label,
+                ylabel=MEASURES[up].label,
+            )
+            if MEASURES[up].is_share:  # a few refusals must not look like many
                 axes.set_ylim(-0.02, max(0.3, axes.get_ylim()[1]))
         legend_below(figure, handles)
     return figure
-
-
-NAMES = {
-    "nll_a": "NLL under A, nats per token",
-    "kl_amplified_a": "KL(amplified ‖ A), nats per token",
-    "incoherent": "share of incoherent answers",
-    "refusal": "share of refusals",
-}
 
 
 def _arms(frame: pandas.DataFrame) -> Iterator[tuple[str, pandas.DataFrame, dict[str, Any]]]:

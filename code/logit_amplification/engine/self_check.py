@@ -1,0 +1,91 @@
+"""Does a model say the same in slots as by itself? Asked once per model, before it is used.
+
+A model may attend in a way of its own, keep something else than keys and values, or take positions
+from elsewhere: then what is decoded in slots would be wrong, and nothing would show it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import BadInput
+from .cache import cache_layout, prefill, watching_attention
+from .forward import next_logits
+from .slots import Slots
+from .step import text_config
+
+STEPS = 4
+LENGTHS = (5, 11)  # of the two contexts: no row stands where its neighbour does
+# Mean KL to the model's own distribution, nats: what rounding does is some hundred times less
+# (docs/METHODOLOGY.md, Precision), attention without a part of it far more.
+ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
+ALLOWED_IN_8_BIT = 0.5  # LLM.int8 moves the rows of one forward by up to 0.1
+_passed: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def refuse_if_unlike(model: Any) -> None:
+    """Raise BadInput, naming the architecture, when slots do not give the model's own logits."""
+    if model in _passed:
+        return
+    kind = model.config.model_type
+    try:
+        slides = {layer.sliding_window for layer in cache_layout(model)} - {None}
+        apart, windows = divergence(model)
+    except (BadInput, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # what code that expects another cache raises is not one type
+        raise BadInput(
+            f"architecture {kind!r} cannot be decoded in slots "
+            f"({type(error).__name__}: {error}), and is refused"
+        ) from error
+    if slides - set(windows):
+        raise BadInput(
+            f"architecture {kind!r}: its sliding window of {min(slides)} tokens does not reach the "
+            "attention; it cannot be decoded in slots, and is refused"
+        )
+    in_8_bit = getattr(model, "is_loaded_in_8bit", False)
+    allowed = ALLOWED_IN_8_BIT if in_8_bit else ALLOWED[model.dtype]
+    if not apart < allowed:
+        raise BadInput(
+            f"architecture {kind!r}: decoded in slots it is {apart:.2g} nats per token from what "
+            f"the model says by itself, and rounding explains {allowed:g}; it is refused"
+        )
+    _passed.add(model)
+
+
+@torch.inference_mode()
+def divergence(model: Any) -> tuple[float, list[int | None]]:
+    """Return the mean KL(by itself || in slots), and the sliding window of each layer of a step.
+
+    Two contexts of random tokens go on greedily, by themselves and as the rows of one forward.
+    """
+    random = torch.Generator().manual_seed(0)
+    vocabulary = text_config(model).vocab_size
+    contexts = [
+        tuple(torch.randint(vocabulary, (length,), generator=random).tolist()) for length in LENGTHS
+    ]
+    slots = Slots([model, model], 1, max(LENGTHS) + STEPS)
+    slots.fill(0, [prefill(model, ids) for ids in contexts])
+    caches: list[Any] = [None, None]
+    fed: list[list[int]] = [list(ids) for ids in contexts]
+    found: list[Tensor] = []
+    for _ in range(STEPS):
+        own = []
+        for number, ids in enumerate(fed):
+            logits, caches[number] = next_logits(model, ids, caches[number])
+            own.append(logits)
+        found += [_kl(*both) for both in zip(own, slots.logits, strict=True)]
+        token = own[0].argmax(-1)
+        fed = [token.tolist()] * 2
+        with watching_attention() as windows:
+            slots.forward(token)
+    return float(torch.stack(found).mean()), windows
+
+
+def _kl(own: Tensor, other: Tensor) -> Tensor:
+    own, other = own[0].log_softmax(-1), other[0].log_softmax(-1)
+    return (own.exp() * (own - other)).sum()

@@ -1,0 +1,53 @@
+"""From a generation to its record: the plain form that the journal and the JSON hold."""
+
+from __future__ import annotations
+
+import math
+
+from ..engine.interface import Generation
+from ..logits.measures import measure_text
+from ..logits.vocabulary import PER_TOKEN
+from ..models.loading import LoadedModel
+from ..prompts.pairs import EncodedPair, token_texts
+from ..records.files import Record
+
+DIGITS = 6  # significant digits kept of a measure: float32 has no more
+
+
+def make_record(generation: Generation, pair: EncodedPair, model: LoadedModel) -> Record:
+    """Return the plain record of a generation, as it stands in the journal and in the JSON."""
+    cell, ids = generation.cell, generation.token_ids
+    text = model.tokenizer.decode(ids, skip_special_tokens=True)
+    spoken = ids[:-1] if generation.finish_reason == "eos" else ids
+    per_token = {
+        name: [_rounded(row[column]) for row in generation.per_token]
+        for column, name in enumerate(PER_TOKEN)
+    }
+    count = len(generation.per_token) or math.nan
+    means = {name: _rounded(sum(values) / count) for name, values in per_token.items()}
+    log_ratio = (sum(per_token["nll_b"]) - sum(per_token["nll_a"])) / count
+    means["log_ratio_a_b"] = _rounded(log_ratio)
+    per_token = {"token": list(token_texts(model.tokenizer, ids)), **per_token}
+    return {
+        "pair_id": cell.pair_id,
+        "pair_fingerprint": pair.pair.fingerprint,
+        "category": pair.pair.category,
+        "control": pair.pair.control,
+        "alpha": cell.alpha,
+        "sample": cell.sample,
+        "arm": cell.arm,
+        "text": text,
+        "token_ids": ids,
+        "n_tokens": len(ids),
+        "finish_reason": generation.finish_reason,
+        **({"error": generation.error} if generation.error else {}),
+        "slots": generation.slots,
+        "measures": means | {n: _rounded(v) for n, v in measure_text(text, spoken).items()},
+        "per_token": per_token,
+    }
+
+
+def _rounded(value: float | int | None) -> float | int | None:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    return value
