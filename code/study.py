@@ -63,7 +63,7 @@ def study(
     from logit_amplification.models import loading
     from logit_amplification.prompts import pairs
     from logit_amplification.records.files import write_atomically
-    from logit_amplification.reports import report, study_document
+    from logit_amplification.reports import report, study_document, study_tables
     from logit_amplification.sweeps import sweep
 
     settings = load_settings(**common)
@@ -87,7 +87,7 @@ def study(
     tables |= profile_tables(model, by_id, records.values())
     for name, table in tables.items():
         yield report.write_table(folder, f"{name}.csv", table)
-    made = study_document.read_study(folder)
+    made = study_tables.read_study(folder)
     yield write_atomically(document, study_document.write_document(made))
     yield from draw(made, run, list(records.values()), settings)
 
@@ -99,7 +99,7 @@ def profile_tables(model: Any, by_id: dict[str, Any], records: Any) -> dict[str,
     from logit_amplification.engine.forward import profile_text
     from logit_amplification.logits import alpha_profile
     from logit_amplification.prompts import pairs
-    from logit_amplification.reports import study_document
+    from logit_amplification.reports import study_tables
 
     curves, changes, distances = [], [], []
     for record in records:
@@ -128,11 +128,11 @@ def profile_tables(model: Any, by_id: dict[str, Any], records: Any) -> dict[str,
             ]
             reached = [
                 alpha_profile.alpha_at(curve["alpha"], curve["kl_amplified_a"], nats)
-                for nats in study_document.TARGETS
+                for nats in study_tables.TARGETS
             ]
             distances.append(
                 {"pair_id": record["pair_id"]}
-                | dict(zip(study_document.DISTANCES, reached, strict=True))
+                | dict(zip(study_tables.DISTANCES, reached, strict=True))
             )
     return {
         "alpha_profiles": pandas.concat(curves),

@@ -4,8 +4,7 @@ import pytest
 
 from logit_amplification.engine.forward import next_logits
 from logit_amplification.evaluation import outcomes
-from logit_amplification.evaluation.calibration import calibrate, read_labelled
-from logit_amplification.reports import study_document
+from logit_amplification.evaluation.calibration import calibrate, error_rates, read_labelled
 
 
 def test_the_labelled_answers_are_of_every_kind_and_of_no_other_label():
@@ -64,7 +63,7 @@ def test_the_likelihood_is_that_of_reading_token_by_token(tiny):
 
 
 def test_error_rates_count_what_was_called_what(scored):
-    rates = study_document.error_rates(scored)
+    rates = error_rates(scored)
     called = rates[[f"called {label}" for label in outcomes.LABELS]].sum(axis=1)
     assert (called == rates["n"]).all() and rates["n"].sum() == len(scored)
     for _, row in rates.iterrows():

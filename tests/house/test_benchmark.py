@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import benchmark
+from benchmarks import exactness, mistral_shape, results, speed
+from benchmarks.subject import Subject
 from decoding import TINY_CONTEXTS
 from logit_amplification.engine.interface import Cell
 from logit_amplification.locations import ROOT
@@ -22,7 +24,7 @@ CELLS = [Cell(name, alpha, 0) for name in TINY_CONTEXTS for alpha in (0.0, 1.0, 
 def subject(tiny):
     """The tiny model with so small a nucleus that every draw is the favourite."""
     settings = load_settings(model="demo", temperature=1, top_p=1e-6, max_new_tokens=12)
-    return benchmark.Subject(tiny, settings, TINY_CONTEXTS, CELLS)
+    return Subject(tiny, settings, TINY_CONTEXTS, CELLS)
 
 
 def answers(subject):
@@ -32,13 +34,13 @@ def answers(subject):
 def test_the_peers_amplify_as_the_engine_does(subject):
     """Else their speed would be that of something else."""
     ours = [answers(subject)[cell] for cell in CELLS]
-    assert list(benchmark.generate_batched(subject, CELLS, 7)) == ours
-    assert list(benchmark.generate_guided(subject, CELLS)) == ours
+    assert list(speed.generate_batched(subject, CELLS, 7)) == ours
+    assert list(speed.generate_guided(subject, CELLS)) == ours
 
 
 def test_the_bare_forward_reads_what_the_engine_reads(subject):
     """The three kinds of step run, and take the time of a forward at least."""
-    for steps in (benchmark.engine_steps, benchmark.bare_steps, benchmark.static_steps):
+    for steps in (speed.engine_steps, speed.bare_steps, speed.static_steps):
         assert steps(subject, CELLS[:4], 0) > 0.1
     assert subject.model.config._attn_implementation == "sdpa"
 
@@ -46,19 +48,19 @@ def test_the_bare_forward_reads_what_the_engine_reads(subject):
 def test_forced_texts_give_the_logits_they_were_drawn_from(subject):
     texts = torch.tensor([answers(subject)[CELLS[1]]])
     for forwards in (1, 2):
-        logits = amplify(*benchmark.forced(subject, [CELLS[1]], texts, forwards=forwards), 1.0)
+        logits = amplify(*exactness.forced(subject, [CELLS[1]], texts, forwards=forwards), 1.0)
         assert logits.argmax(-1)[:, 0].tolist() == texts[0].tolist()
 
 
 def test_equal_cells_are_counted(subject):
     made = {g.cell: g for g in subject.generate(CELLS, slots=5)}
-    assert benchmark._equal(made, made) == {
+    assert exactness._equal(made, made) == {
         "cells": len(CELLS),
         "same tokens": len(CELLS),
         "same measures": len(CELLS),
     }
     other = {g.cell: g for g in subject.generate(CELLS, slots=5, rule=lambda a, b, alpha: -a)}
-    assert benchmark._equal(other, made)["same tokens"] == 0
+    assert exactness._equal(other, made)["same tokens"] == 0
 
 
 @pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])
@@ -67,16 +69,16 @@ def test_a_model_of_a_shape_is_whole(tmp_path, monkeypatch, quantization):
     small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 5}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 300}
     folder = tmp_path / ".cache" / "mistral-7b-random"
-    benchmark.write_random_mistral(folder, sizes.MISTRAL_7B | small | heads, layers_per_file=2)
+    mistral_shape.write_random_mistral(folder, sizes.MISTRAL_7B | small | heads, layers_per_file=2)
     assert len(list(folder.glob("*.safetensors"))) == 4
-    monkeypatch.setattr(benchmark, "ROOT", tmp_path)
+    monkeypatch.setattr(mistral_shape, "ROOT", tmp_path)
     options = argparse.Namespace(quantization=[quantization], prompt=5, steps=4, widths=[2])
-    (row,) = benchmark.true_size(options)
+    (row,) = mistral_shape.true_size(options)
     assert row["quantization"] == quantization and float(row["tokens/s"]) > 0
 
 
 def test_a_float32_head_gives_the_float32_logits(tiny):
-    head = benchmark.Float32Head(tiny.model.lm_head)
+    head = exactness.Float32Head(tiny.model.lm_head)
     hidden = torch.randn(2, 1, tiny.model.config.hidden_size)
     assert torch.equal(head(hidden), tiny.model.lm_head(hidden))
     assert head(hidden.bfloat16()).dtype == torch.float32
@@ -84,9 +86,9 @@ def test_a_float32_head_gives_the_float32_logits(tiny):
 
 def test_divergence_is_zero_for_the_same_and_counts_other_favourites():
     one = torch.tensor([[[1.0, 0.0], [0.0, 3.0]]])
-    kl, changed = benchmark.divergence(one, one)
+    kl, changed = exactness.divergence(one, one)
     assert kl.tolist() == [[0.0, 0.0]] and changed == 0
-    kl, changed = benchmark.divergence(one, one.flip(-1))
+    kl, changed = exactness.divergence(one, one.flip(-1))
     assert changed == 1 and kl[0, 0] == pytest.approx(math.tanh(0.5))
 
 
@@ -96,20 +98,20 @@ def test_an_unknown_measurement_is_one_line(capsys):
 
 
 def test_the_pages_show_the_figures_that_were_measured():
-    results = json.loads((ROOT / "docs" / "performance.json").read_text("utf-8"))
-    pages = [document.read_text("utf-8") for document in benchmark.DOCUMENTS]
-    assert set(results) == set(benchmark.MEASUREMENTS)
+    measured = json.loads((ROOT / "docs" / "performance.json").read_text("utf-8"))
+    pages = [document.read_text("utf-8") for document in results.DOCUMENTS]
+    assert set(measured) == set(benchmark.MEASUREMENTS)
     for page in pages:
-        assert benchmark.with_tables(page, results) == page
-    for name in results:
+        assert results.with_tables(page, measured) == page
+    for name in measured:
         assert any(f"<!-- {name} -->\n| " in page for page in pages), name
 
 
 def test_the_readme_quotes_the_measured_ratio():
-    results = json.loads((ROOT / "docs" / "performance.json").read_text("utf-8"))
+    measured = json.loads((ROOT / "docs" / "performance.json").read_text("utf-8"))
     (row,) = [
         row
-        for row in results["peers"]["rows"]
+        for row in measured["peers"]["rows"]
         if "guidance_scale" in row["made by"] and row["precision"] == "bfloat16"
     ]
     readme = " ".join((ROOT / "README.md").read_text("utf-8").split())

@@ -19,7 +19,8 @@ AT_BASE = ["errors", "locations", "progress", "settings"]  # in this order
 WITHOUT_TORCH = [
     *("settings", "prompts.pairs", "models.readiness", "models.hub", "records.files"),
     *("records.journal", "evaluation.outcomes", "evaluation.stats", "sweeps.history"),
-    *("reports.report", "reports.study_document", "reports.artifacts", "reports.contact_sheet"),
+    *("evaluation.calibration", "reports.report", "reports.study_tables", "reports.study_document"),
+    *("reports.artifacts", "reports.contact_sheet"),
     *("reports.figures.gallery", "reports.figures.token_view", "reports.figures.tree_view"),
     *("notebook.next_token_view", "notebook.results_view"),
 ]

@@ -11,7 +11,7 @@ from logit_amplification.errors import BadInput
 from logit_amplification.evaluation import stats
 from logit_amplification.evaluation.calibration import read_labelled
 from logit_amplification.locations import ROOT
-from logit_amplification.reports import study_document
+from logit_amplification.reports import study_document, study_tables
 
 FOLDER = ROOT / "data" / "study"
 DOCUMENT = ROOT / "docs" / "RESULTS_ANALYSIS.md"
@@ -19,7 +19,7 @@ DOCUMENT = ROOT / "docs" / "RESULTS_ANALYSIS.md"
 
 @pytest.fixture(scope="module")
 def study():
-    return study_document.read_study(FOLDER)
+    return study_tables.read_study(FOLDER)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_missing_table_is_told(tmp_path):
         if path.name != "calibration.csv":
             shutil.copy(path, tmp_path)
     with pytest.raises(BadInput, match=r"calibration\.csv: No such file"):
-        study_document.read_study(tmp_path)
+        study_tables.read_study(tmp_path)
 
 
 def test_the_study_can_be_made_from_nothing_in_small(tmp_path, tiny_folder):
@@ -151,9 +151,9 @@ def test_the_study_can_be_made_from_nothing_in_small(tmp_path, tiny_folder):
     document = tmp_path / "RESULTS.md"
     paths = list(study_script.study(common, study_script.BLOCKS, document, brief))
     first = document.read_bytes()
-    assert {p.name for p in paths} >= {f"{name}.csv" for name in study_document.TABLES} | {
+    assert {p.name for p in paths} >= {f"{name}.csv" for name in study_tables.TABLES} | {
         "tokens.html"
     }
-    made = study_document.read_study(tmp_path / "study")
+    made = study_tables.read_study(tmp_path / "study")
     assert study_document.write_document(made).encode() == first
     assert "tiny-mistral" in first.decode()

@@ -93,7 +93,13 @@ class Rows:
         self._move_window()
 
     def _step(self) -> None:
-        """Feed `tokens` at `positions`. Done again it does the same again; addresses never move."""
+        self.logits.copy_(self.feed())
+
+    def feed(self) -> Tensor:
+        """Feed `tokens` at `positions`; return the logits behind them, (rows, vocab).
+
+        Done again it does the same again; addresses never move.
+        """
         reach = torch.arange(self.window, device=self.positions.device)
         hidden = (reach > self.positions[:, None])[:, None, None]
         mask = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)
@@ -104,7 +110,7 @@ class Rows:
             position_ids=self.positions[:, None],
             attention_mask=mask,
         )
-        self.logits.copy_(logits[:, -1])
+        return logits[:, -1]
 
     def _move_window(self) -> None:
         window = max(STEP, round_up(max(self.lengths)))

@@ -2,7 +2,8 @@
 
 `data/labelled_answers.jsonl` holds answers that were written to be of a kind; shuffled words, loops
 and random tokens are made from them here. Nothing amplified takes part, and what is marked
-`held_out` was written after phrases and limits had been fixed, without sight of them.
+`held_out` was written after phrases and limits had been fixed, without sight of them. torch is
+imported where a model is asked, for the error rates are read by pages that need none.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import pandas
 
-from ..engine.forward import text_logits
 from ..locations import ROOT
-from ..logits.measures import measure_text
-from ..models.loading import LoadedModel
 from ..prompts.pairs import PromptPair, encode_pairs
-from . import outcomes
+from . import outcomes, stats
+
+if TYPE_CHECKING:
+    from ..models.loading import LoadedModel
 
 LABELLED = ROOT / "data" / "labelled_answers.jsonl"
 LENGTH = 70  # tokens of a random text, words of a loop
@@ -39,6 +40,8 @@ def calibrate(model: LoadedModel, answers: Sequence[dict[str, Any]]) -> pandas.D
     Columns: id, kind, held_out, label (what it is), found (what `outcomes` says), evidence, and
     nll_a, repeated_4gram_share and non_word_share.
     """
+    from ..logits.measures import measure_text
+
     rows = []
     for answer in [*answers, *_derived(answers, model.tokenizer)]:
         ids = _text_ids(model.tokenizer, answer)
@@ -50,6 +53,26 @@ def calibrate(model: LoadedModel, answers: Sequence[dict[str, Any]]) -> pandas.D
             | {"found": found.label, "evidence": found.evidence, "nll_a": nll}
             | {"repeated_4gram_share": repeated}
             | {"non_word_share": outcomes.non_word_share(answer["answer"])}
+        )
+    return pandas.DataFrame(rows)
+
+
+def error_rates(scored: pandas.DataFrame) -> pandas.DataFrame:
+    """Return a row per kind of labelled answer: n, what they were called, the share of errors.
+
+    scored: as `calibrate` makes it. The share carries Wilson's 95 % bounds.
+    """
+    rows = []
+    scored = scored.sort_values("held_out", kind="stable")
+    for (held_out, kind, label), group in scored.groupby(["held_out", "kind", "label"], sort=False):
+        called = {name: int((group["found"] == name).sum()) for name in outcomes.LABELS}
+        wrong = 1 - called[label] / len(group)
+        lower, upper = stats.wilson(wrong, len(group))
+        rows.append(
+            {"written": "after" if held_out else "before", "kind": kind, "is": label}
+            | {"n": len(group)}
+            | {f"called {name}": count for name, count in called.items()}
+            | {"errors": wrong, "lower": lower, "upper": upper}
         )
     return pandas.DataFrame(rows)
 
@@ -80,6 +103,8 @@ def _text_ids(tokenizer: Any, answer: dict[str, Any]) -> list[int]:
 
 def _nll(model: LoadedModel, question: str, ids: Sequence[int]) -> float:
     """Return the mean of -log p over the tokens of an answer, in nats."""
+    from ..engine.forward import text_logits
+
     chat = ({"role": "user", "content": question},)
     pair = PromptPair("labelled", "labelled", chat, chat)
     limit = {"max_new_tokens": len(ids), "max_positions": model.max_positions}

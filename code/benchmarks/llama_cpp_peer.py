@@ -1,4 +1,4 @@
-"""The same cells through llama.cpp: the other side of `benchmark.py llama-cpp`.
+"""The same cells through llama.cpp: the other side of `benchmark.py peers`.
 
 Runs in an environment of its own (pip install llama-cpp-python numpy), reads a task as JSON from
 stdin and writes tokens and seconds as JSON to stdout. A cell is two sequences of one context; all

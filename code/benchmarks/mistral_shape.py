@@ -1,0 +1,219 @@
+"""Mistral 7B without its weights: its shape measured here, its sweep reckoned for others."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import statistics
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, MistralConfig
+
+from logit_amplification.engine import slots
+from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.interface import Cell, Contrast, Request, Stream
+from logit_amplification.errors import BadInput
+from logit_amplification.locations import ROOT
+from logit_amplification.logits.sampling import make_sampler
+from logit_amplification.models import loading, readiness, sizes
+from logit_amplification.settings import load_settings
+
+from .results import Row, device_name, read_system
+from .subject import in_a_process, load_subject
+
+# Machines that were not at hand: free memory, and their makers' figures for memory bandwidth (bytes
+# per second) and dense 16-bit matrix products (floating-point operations per second).
+MACHINES = (
+    ("MacBook Air M2, 16 GB", "mps", 10.5e9, 100e9, 3.6e12),
+    ("RTX 4070, 12 GB", "cuda", 11.8e9, 504e9, 58e12),
+    ("RTX 4090, 24 GB", "cuda", 23.5e9, 1008e9, 165e12),
+    ("H200, 141 GB", "cuda", 139e9, 4800e9, 989e12),
+)
+
+
+# ------------------------------------------------------------------------------------------- shape
+
+
+def shape(options: argparse.Namespace) -> list[Row]:
+    """Load time, step time, memory and share of the memory's speed at true size, random weights.
+
+    The weights are written once (14.5 GB in .cache/) and loaded as a model of the hub is, each
+    precision in a process of its own.
+    """
+    if options.shape != "mistral-7b" or not options.random_weights:
+        raise BadInput("shape: give --shape mistral-7b --random-weights; allowed: no other yet")
+    folder = ROOT / ".cache" / "mistral-7b-random"
+    if not (folder / "config.json").exists():
+        write_random_mistral(folder, sizes.MISTRAL_7B)
+    widths = options.widths or ([8, 32, 128] if torch.cuda.is_available() else [8])
+    rows = []
+    for quantization in options.quantization:
+        flags = [f"--quantization={quantization}", f"--steps={options.steps}"]
+        flags += [f"--prompt={options.prompt}", "--widths", *map(str, widths)]
+        rows += in_a_process("true-size", *flags)
+        print(*rows[-len(widths) :], sep="\n", flush=True)
+    return rows
+
+
+def true_size(options: argparse.Namespace) -> list[Row]:
+    """The rows of one precision."""
+    (quantization,) = options.quantization
+    settings = load_settings(
+        model=str(ROOT / ".cache" / "mistral-7b-random"), quantization=quantization, dtype="auto"
+    )
+    device = loading.choose_device("auto")
+    speed = bandwidth(device)
+    held = OwnMemory()
+    started = time.perf_counter()
+    model = loading.load_model(settings).model
+    load_seconds, load_peak = time.perf_counter() - started, held.most
+    # In 16 bit on a CPU the weights stay where they are in their file, mapped into memory.
+    own = device.type == "cpu" and quantization != "none"
+    weights = model.get_memory_footprint()
+    length = sizes.round_up(options.prompt + options.steps)
+    two = (range(5, 5 + options.prompt), range(9, 9 + options.prompt))
+    contexts = {"p": Contrast(*(Stream(tuple(ids)) for ids in two))}
+    rows = []
+    for number in options.widths:
+        at: list[float] = []
+
+        def note(_: int, at: list[float] = at) -> None:
+            at.append(time.perf_counter())
+
+        request = Request(make_sampler(0.7, 0, 0.9), 0, options.steps, on_step=note)
+        cells = [Cell("p", alpha / number, 0) for alpha in range(number)]
+        made = BatchedEngine(model, number).generate(cells, contexts, request)
+        list(made)
+        seconds = statistics.median(b - a for a, b in pairwise(at))
+        each = slots.slot_bytes([model] * 2, length)
+        read = weights + number * each["keys_and_values"]
+        peak = held.most if own else loading.peak_memory(device)
+        load_peak = load_peak if own else peak
+        reckoned = sizes.weight_bytes(sizes.MISTRAL_7B, quantization, model.dtype.itemsize)
+        beside = number * sum(each.values()) + readiness.PROCESS_BYTES
+        rows.append(
+            {
+                "device": device_name(device),
+                "quantization": quantization,
+                "load, s": f"{load_seconds:.0f}",
+                "GB of weights": f"{weights / 1e9:.2f}",
+                "reckoned": f"{reckoned / 1e9:.2f}",
+                "peak while loading, GB": f"{load_peak / 1e9:.1f}",
+                "reckoned while loading": f"{(reckoned + readiness.PROCESS_BYTES) / 1e9:.1f}",
+                "slots": number,
+                "peak while decoding, GB": f"{peak / 1e9:.1f}",
+                "reckoned in all": f"{(reckoned + beside) / 1e9:.1f}",
+                "ms per step": f"{1000 * seconds:.4g}",
+                "tokens/s": f"{number / seconds:.3g}",
+                "GB read per step": f"{read / 1e9:.3g}",
+                "share of the memory's speed": f"{100 * read / seconds / speed:.0f} %",
+            }
+        )
+    return rows
+
+
+class OwnMemory(threading.Thread):
+    """The most memory this process held that is its own, looked at twenty times a second.
+
+    The system's own peak counts pages of the weights' files too, which it takes back at need.
+    """
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.most = 0
+        self.start()
+
+    def run(self) -> None:
+        """Look until the process ends."""
+        while True:
+            own = re.search(r"RssAnon:\s+(\d+) kB", read_system("/proc/self/status"))
+            self.most = max(self.most, 1024 * int(own[1]) if own else 0)
+            time.sleep(0.05)
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes per second of a large copy, both directions counted; the best of several."""
+    source = torch.ones(1 << 28, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    times = []
+    for _ in range(10):
+        started = time.perf_counter()
+        target.copy_(source)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return 2 * source.nbytes / min(times)
+
+
+def write_random_mistral(folder: Path, architecture: dict[str, Any], layers_per_file: int = 4):
+    """Write a model of Mistral's architecture: normal weights, the demo model's tokenizer."""
+    config = MistralConfig(**architecture, rope_theta=1e6, sliding_window=None)
+    with torch.device("meta"):
+        shapes = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).state_dict()
+    pool = torch.randn(1 << 20).mul_(0.02).bfloat16()
+
+    def filled(meta: Tensor) -> Tensor:
+        if meta.dim() == 1:
+            return torch.ones(meta.shape, dtype=torch.bfloat16)
+        return pool.repeat(meta.numel() // len(pool) + 1)[: meta.numel()].view(meta.shape).clone()
+
+    files: dict[str, list[str]] = {}
+    for name in shapes:
+        layer = re.search(r"layers\.(\d+)\.", name)
+        part = int(layer[1]) // layers_per_file if layer else "rest"
+        files.setdefault(f"model-{part}.safetensors", []).append(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, names in files.items():
+        save_file({name: filled(shapes[name]) for name in names}, folder / file, {"format": "pt"})
+    places = {name: file for file, names in files.items() for name in names}
+    index = {"metadata": {}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+    for path in loading.demo_folder()[0].iterdir():
+        if "token" in path.name or path.suffix == ".jinja":
+            shutil.copy(path, folder)
+    config.architectures, config.dtype = ["MistralForCausalLM"], "bfloat16"
+    config.save_pretrained(folder)  # last: it says that the rest is whole
+
+
+# ---------------------------------------------------------------------------------------- machines
+
+
+def machines(options: argparse.Namespace) -> list[Row]:
+    """Mistral 7B's default sweep elsewhere, reckoned: what is recommended, and the least time.
+
+    The time is that of reading weights, keys and values once per step, or of multiplying them, if
+    that is longer: no program is faster. Unpacking 8- or 4-bit weights comes on top.
+    """
+    plan = readiness.look(readiness.MISTRAL).plan
+    cells = len(load_subject("float32").cells)
+    rows = []
+    multiplied = 2 * sizes.parameters(sizes.MISTRAL_7B)["linear"]  # operations per row
+    for name, device, free, speed, flops in MACHINES:
+        found = [
+            readiness.option(plan, sizes.MISTRAL_7B, device, int(free), quantization, "bfloat16")
+            for quantization in readiness.QUANTIZATIONS
+        ]
+        best = next(option for option in found if option.fits)
+        steps = -(-cells // best.slots) * readiness.NEW_TOKENS
+        read, rows_each = best.weights + best.keys_and_values, 2 * best.slots
+        seconds = steps * max(read / speed, rows_each * multiplied / flops)
+        rows.append(
+            {
+                "machine": name,
+                "set": f"`QUANTIZATION={best.quantization}`",
+                "weights, GB": f"{best.weights / 1e9:.1f}",
+                "slots": best.slots,
+                "memory in all, GB": f"{best.needed / 1e9:.1f}",
+                "one arm of 217 answers, at least": f"{seconds:.0f} s",
+            }
+        )
+    return rows

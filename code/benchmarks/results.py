@@ -1,0 +1,70 @@
+"""The figures and where they go: docs/performance.json, and the tables of the documents."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from logit_amplification.locations import ROOT
+
+RESULTS = ROOT / "docs" / "performance.json"
+
+DOCUMENTS = (ROOT / "docs" / "PERFORMANCE.md", ROOT / "README.md")
+
+Row = dict[str, Any]
+
+
+def keep(name: str, rows: list[Row]) -> None:
+    """Put a measurement and its machine into docs/performance.json, its table into the page."""
+    results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+    libraries = ("torch", "transformers", "bitsandbytes")
+    measured_on = (
+        f"{device_name(torch.device('cpu'))}, "
+        f"{psutil.virtual_memory().total / 2**30:.0f} GiB, Python {platform.python_version()}, "
+        + ", ".join(f"{library} {version(library)}" for library in libraries)
+    )
+    results[name] = {
+        "measured": time.strftime("%Y-%m-%d"),
+        "machine": "reckoned, not measured" if name == "machines" else measured_on,
+        "rows": rows,
+    }
+    RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    for document in DOCUMENTS:
+        document.write_text(with_tables(document.read_text("utf-8"), results), "utf-8")
+
+
+def with_tables(text: str, results: dict[str, Any]) -> str:
+    """Put every measurement's table behind its marker `<!-- name -->`."""
+    for name, result in results.items():
+        block = f"<!-- {name} -->\n{table(result)}<!-- end -->"
+        text = re.sub(rf"<!-- {name} -->.*?<!-- end -->", lambda _, b=block: b, text, flags=re.S)
+    return text
+
+
+def table(result: dict[str, Any]) -> str:
+    """A Markdown table and the line that says where it was measured."""
+    heads = list(result["rows"][0])
+    lines = [heads, ["---"] * len(heads), *([row[h] for h in heads] for row in result["rows"])]
+    drawn = "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+    return f"{drawn}\n{result['measured']}, {result['machine']}.\n"
+
+
+def device_name(device: torch.device) -> str:
+    """The processor or GPU in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    names = re.findall(r"model name\s*: (.+)", read_system("/proc/cpuinfo"))
+    return f"{torch.get_num_threads()} cores of {names[0] if names else platform.processor()}"
+
+
+def read_system(path: str) -> str:
+    """A file of the system, or nothing where it has no such file."""
+    return Path(path).read_text() if Path(path).exists() else ""
