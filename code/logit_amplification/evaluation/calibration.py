@@ -15,14 +15,14 @@ from typing import Any
 import numpy
 import pandas
 
-from ..locations import ROOT
+from ..locations import shipped_file
 from ..logits.alpha_profile import text_logits
 from ..logits.measures import measure_text
 from ..models.loading import LoadedModel
 from ..prompts.pairs import PromptPair, encode_pairs
 from . import outcomes
 
-LABELLED = ROOT / "data" / "labelled_answers.jsonl"
+LABELLED = shipped_file("labelled_answers.jsonl")
 LENGTH = 70  # tokens of a random text, words of a loop
 LOOPED = 8  # words that a loop repeats
 
