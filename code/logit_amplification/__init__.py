@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import BadInput as BadInput
-    from .logits.amplification import amplify as amplify
+    from .logits.amplification import Rule
     from .models.loading import load_model as load_model
     from .notebook.explorer import explore as explore
     from .notebook.results_view import browse as browse
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .settings import load_settings as load_settings
     from .sweeps.generate import generate as generate
     from .sweeps.sweep import sweep as sweep
+
+    amplify: Rule  # the notebook's cell shows it without annotations
 
 __version__ = "0.1.0"
 
