@@ -1,1 +1,54 @@
-"""Logit-difference amplification: logits_a + alpha * (logits_a - logits_b), at every token."""
+"""Logit-difference amplification: logits_a + alpha * (logits_a - logits_b), at every token.
+
+The public names are fetched when they are first used: nothing heavy is imported before, and Python
+3.8 reads this file, because the readiness check imports the package before anything is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import BadInput as BadInput
+    from .logits.amplification import Rule
+    from .models.loading import load_model as load_model
+    from .notebook.explorer import explore as explore
+    from .notebook.results_view import browse as browse
+    from .prompts.pairs import read_pairs as read_pairs
+    from .reports.artifacts import save_artifacts as save_artifacts
+    from .settings import load_settings as load_settings
+    from .sweeps.generate import generate as generate
+    from .sweeps.sweep import sweep as sweep
+
+    amplify: Rule  # the notebook's cell shows it without annotations
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BadInput": "errors",
+    "amplify": "logits.amplification",
+    "browse": "notebook.results_view",
+    "explore": "notebook.explorer",
+    "generate": "sweeps.generate",
+    "load_model": "models.loading",
+    "load_settings": "settings",
+    "read_pairs": "prompts.pairs",
+    "save_artifacts": "reports.artifacts",
+    "sweep": "sweeps.sweep",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Fetch a public name from the module that defines it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names before they are fetched, too."""
+    return sorted({*globals(), *__all__})

@@ -24,7 +24,7 @@ from pydantic_settings import (
 )
 
 from .errors import BadInput
-from .locations import DEMO, MISTRAL, ROOT
+from .locations import DEMO, MISTRAL, ROOT, data_folder, shipped_file, visualizations_folder
 from .logits.vocabulary import ARM_NAMES
 
 CONTROL_NAMES = ("swapped", "shuffled", "paraphrase")
@@ -87,7 +87,7 @@ class Settings(BaseSettings):
         "auto", "where the model runs", "auto, cpu, cuda or mps"
     )
     prompts: Path = _knob(
-        ROOT / "data" / "prompt_pairs.csv", "file of prompt pairs", "a .csv, .json or .jsonl file"
+        shipped_file("prompt_pairs.csv"), "file of prompt pairs", "a .csv, .json or .jsonl file"
     )
     controls: Annotated[tuple[str, ...], NoDecode] = _knob(
         (),
@@ -138,8 +138,8 @@ class Settings(BaseSettings):
         "a text-classification model that labels the answers beside the phrase list",
         "a Hugging Face id, or a folder with safetensors weights; without it nothing judges",
     )
-    data_dir: Path = _knob(ROOT / "data", "folder of the journal, JSON, CSV and TXT", "a folder")
-    visualizations_dir: Path = _knob(ROOT / "visualizations", "folder of the figures", "a folder")
+    data_dir: Path = _knob(data_folder(), "folder of the journal, JSON, CSV and TXT", "a folder")
+    visualizations_dir: Path = _knob(visualizations_folder(), "folder of the figures", "a folder")
 
     @field_validator("quantization", mode="before")
     @classmethod

@@ -116,6 +116,11 @@ def execute(notebook):
     return notebook
 
 
+def told_by(cell):
+    """What a cell prints; a slow kernel sends it in several parts."""
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
 def test_the_notebook_runs_from_top_to_bottom(notebook, tmp_path):
     executed = execute(small(notebook, tmp_path, arms="full,api_sentinel", controls="swapped"))
     names = {
@@ -145,7 +150,7 @@ def test_the_notebook_runs_from_top_to_bottom(notebook, tmp_path):
 def test_editing_the_rule_cell_changes_what_the_sweep_runs_and_one_alpha_can_be_run_again(
     notebook, tmp_path
 ):
-    """In one kernel: the rule cell is edited and run, then the sweep's cell, then a rerun."""
+    """In one kernel: the rule's cell is edited and run, the sweep's cell, a rerun, a constant."""
     changed = small(notebook, tmp_path, alphas=[0.0, 2.0], max_new_tokens=4)
     cells = changed.cells
     (rule,) = [cell for cell in cells if cell.source.startswith("def amplify")]
@@ -153,22 +158,25 @@ def test_editing_the_rule_cell_changes_what_the_sweep_runs_and_one_alpha_can_be_
     setup = [cell for cell in keep if cell.cell_type == "code"]
     edited = (
         "def amplify(logits_a, logits_b, alpha):\n"
-        "    # never anything but token 17\n"
+        "    # never anything but one token, which a cell of its own names\n"
         "    forced = logits_a.clone()\n"
-        "    forced[..., 17] += 1000.0\n"
+        "    forced[..., FAVOURITE] += 1000.0\n"
         "    return forced"
     )
     run_sweep = "results = sweep(model, pairs, settings, rule=amplify)"
     tell = "print(sorted({t for r in results.records for t in r['token_ids']}), results.run['id'])"
     (again,) = [cell.source for cell in cells if cell.source.startswith("RERUN = []")]
     again = again.replace("RERUN = []", "RERUN = [2.0]")
-    sources = [run_sweep, tell, edited, run_sweep, tell, again, tell]
+    sources = [run_sweep, tell, "FAVOURITE = 17", edited, run_sweep, tell, again, tell]
+    sources += ["FAVOURITE = 18", run_sweep, tell]
     changed.cells = setup + [nbformat.v4.new_code_cell(source) for source in sources]
     execute(changed)
-    told = ["".join(o.text for o in c.outputs) for c in changed.cells if c.source == tell]
+    told = [told_by(cell) for cell in changed.cells if cell.source == tell]
     assert told[0] != told[1] and told[1] == told[2]
     assert told[1].startswith("[17] ")
-    reran = next(c for c in changed.cells if c.source == again).outputs[0].text
+    assert told[3].startswith("[18] ")  # the rule's cell was not run again, nor another journal
+    assert len({line.split()[-1] for line in told}) == 3
+    (reran,) = [told_by(cell) for cell in changed.cells if cell.source == again]
     assert "3 generations to make, 3 found" in reran
 
 

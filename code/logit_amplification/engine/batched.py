@@ -35,6 +35,11 @@ ROWS_AT_ONCE = {"cpu": 8}
 LARGEST = PER_TOKEN.index("logit_max")
 
 
+def described(forwards: int) -> dict[str, Any]:
+    """Return what of a batched engine can change a token, before there is one."""
+    return {"name": "batched", "version": VERSION, "forwards": forwards, "step": "eager"}
+
+
 class BatchedEngine:
     """All pairs, alphas, samples and arms together in one batch of slots.
 
@@ -61,7 +66,7 @@ class BatchedEngine:
 
     def describe(self) -> dict[str, Any]:
         """Return what of the engine can change a token."""
-        return {"name": "batched", "version": VERSION, "forwards": self.forwards, "step": "eager"}
+        return described(self.forwards)
 
     def capacity(self) -> int:
         """Return how many cells are made side by side."""

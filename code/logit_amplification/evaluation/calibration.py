@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import pandas
 
-from ..locations import ROOT
+from ..locations import shipped_file
 from ..prompts.pairs import PromptPair, encode_pairs
 from . import outcomes, stats
 
 if TYPE_CHECKING:
     from ..models.loading import LoadedModel
 
-LABELLED = ROOT / "data" / "labelled_answers.jsonl"
+LABELLED = shipped_file("labelled_answers.jsonl")
 LENGTH = 70  # tokens of a random text, words of a loop
 LOOPED = 8  # words that a loop repeats
 

@@ -16,6 +16,7 @@ import torch
 from ..errors import BadInput
 from ..models import loading
 from ..models.local import read_json
+from ..models.spec import ModelSpec
 from ..progress import Bar
 from ..records.journal import Journal, text_key
 from ..settings import Settings
@@ -36,9 +37,8 @@ def find_judge(settings: Settings) -> Judge | None:
     """Return the judge that `settings` name, or None. Raises BadInput when it is no such model."""
     if not settings.judge:
         return None
-    asked = settings.model_copy(update={"model": settings.judge, "revision": "auto"})
     try:
-        folder, origin = loading.find_model(asked)
+        folder, origin = loading.find_model(ModelSpec(settings.judge))
     except BadInput as error:
         raise BadInput(str(error).replace("MODEL =", "JUDGE =", 1)) from None
     kinds = read_json(folder / "config.json").get("architectures") or ["unknown"]

@@ -21,11 +21,12 @@ import psutil
 import torch
 
 from ..errors import BadInput
-from ..locations import DEMO, MISTRAL, ROOT
+from ..locations import DEMO, MISTRAL, cache_folder
 from ..progress import Bar
 from ..settings import Settings
 from . import hardware, hub, sizes
 from .local import DEMO_INSTALL, DEMO_PACKAGE, WANTED_FILES, read_json
+from .spec import ModelSpec, model_spec
 
 BAR_AFTER = 2.0  # seconds: a small model needs no bar
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt(3)
@@ -47,25 +48,42 @@ class LoadedModel:
         return self.model.device
 
 
-def load_model(settings: Settings) -> LoadedModel:
-    """Load the model that `settings` name. Raises BadInput when there is none or it cannot load."""
+def load_model(
+    model: str | Path | ModelSpec | Settings,
+    *,
+    revision: str | None = None,
+    quantization: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+) -> LoadedModel:
+    """Load a model: `demo`, a Hugging Face id, a folder with safetensors, or what settings name.
+
+    The keywords take the place of what settings say. By default the demo model is not quantised
+    and others are in `8bit`; `revision`, `dtype` and `device` are chosen (`auto`). Raises BadInput
+    when there is no such model, or when it cannot be loaded here.
+    """
+    choices = {"revision": revision, "quantization": quantization, "dtype": dtype, "device": device}
+    return _load(model_spec(model, **choices))
+
+
+def _load(spec: ModelSpec) -> LoadedModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    device = choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, device)
-    refuse_what_cannot_work(settings, device, dtype)
-    if settings.model == MISTRAL:  # known without fetching 14 GB first
-        refuse_what_cannot_fit(settings, device, dtype, sizes.MISTRAL_7B)
-    folder, origin = find_model(settings)
-    hub.refuse_faults(settings.model, folder)
+    device = choose_device(spec.device)
+    dtype = choose_dtype(spec.dtype, device)
+    refuse_what_cannot_work(spec, device, dtype)
+    if spec.model == MISTRAL:  # known without fetching 14 GB first
+        refuse_what_cannot_fit(spec, device, dtype, sizes.MISTRAL_7B)
+    folder, origin = find_model(spec)
+    hub.refuse_faults(spec.model, folder)
     config = read_json(folder / "config.json")
-    if settings.quantization != "none" and "quantization_config" in config:
+    if spec.quantization != "none" and "quantization_config" in config:
         raise BadInput(
-            f"QUANTIZATION = {settings.quantization!r}: the weights of {settings.model!r} are "
+            f"QUANTIZATION = {spec.quantization!r}: the weights of {spec.model!r} are "
             "quantised already; allowed with them: none"
         )
-    refuse_what_cannot_fit(settings, device, dtype, config)
-    if settings.quantization != "none" and device.type == "cpu":
+    refuse_what_cannot_fit(spec, device, dtype, config)
+    if spec.quantization != "none" and device.type == "cpu":
         keep_heap_tight()
     with quiet_transformers():
         try:
@@ -76,22 +94,22 @@ def load_model(settings: Settings) -> LoadedModel:
                     folder,
                     dtype=dtype,
                     device_map={"": device},
-                    quantization_config=quantization_config(settings.quantization, dtype),
+                    quantization_config=quantization_config(spec.quantization, dtype),
                     use_safetensors=True,
                 )
         except torch.OutOfMemoryError:
-            raise BadInput(f"MODEL = {settings.model!r}: out of memory on {device}") from None
+            raise BadInput(f"MODEL = {spec.model!r}: out of memory on {device}") from None
         except Exception as error:  # what a damaged or foreign folder raises is not one type
             told = f"cannot be loaded: {type(error).__name__}: {_first_line(error)}"
-            raise BadInput(f"MODEL = {settings.model!r} {told}") from error
+            raise BadInput(f"MODEL = {spec.model!r} {told}") from error
     if not tokenizer.chat_template:
-        raise BadInput(f"MODEL = {settings.model!r}: its tokenizer has no chat template")
+        raise BadInput(f"MODEL = {spec.model!r}: its tokenizer has no chat template")
     model.requires_grad_(False).eval()
     config = model.config.get_text_config()
     info = {
-        "name": Path(settings.model).name if Path(settings.model).is_dir() else settings.model,
+        "name": Path(spec.model).name if Path(spec.model).is_dir() else spec.model,
         **origin,
-        "quantization": settings.quantization,
+        "quantization": spec.quantization,
         "dtype": str(dtype).removeprefix("torch."),
         "device": device.type,
         "parameters": model.num_parameters(),
@@ -137,16 +155,16 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return getattr(torch, hardware.cpu_number_format())
 
 
-def refuse_what_cannot_work(settings: Settings, device: torch.device, dtype: torch.dtype) -> None:
+def refuse_what_cannot_work(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
     """Raise BadInput for a precision that this device or installation does not have."""
-    if settings.quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
+    if spec.quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
         raise BadInput(
-            f"QUANTIZATION = {settings.quantization!r}: bitsandbytes is not installed; "
+            f"QUANTIZATION = {spec.quantization!r}: bitsandbytes is not installed; "
             "allowed without it: none"
         )
     # LLM.int8 needs int8 tensor cores (bitsandbytes' installation guide); AMD counts otherwise.
     nvidia = device.type == "cuda" and torch.version.hip is None
-    if nvidia and settings.quantization == "8bit":
+    if nvidia and spec.quantization == "8bit":
         capability = torch.cuda.get_device_capability(device)
         if capability < (7, 5):
             raise BadInput(
@@ -158,7 +176,7 @@ def refuse_what_cannot_work(settings: Settings, device: torch.device, dtype: tor
 
 
 def refuse_what_cannot_fit(
-    settings: Settings, device: torch.device, dtype: torch.dtype, config: dict[str, Any]
+    spec: ModelSpec, device: torch.device, dtype: torch.dtype, config: dict[str, Any]
 ) -> None:
     """Raise BadInput when the weights alone are larger than all of the device's memory."""
     on_gpu = device.type == "cuda"
@@ -170,11 +188,11 @@ def refuse_what_cannot_fit(
         }
     except (ValueError, KeyError, TypeError):  # an architecture that is not reckoned
         return
-    if weights[settings.quantization] > memory:
+    if weights[spec.quantization] > memory:
         fitting = [name for name, size in weights.items() if size < memory]
         raise BadInput(
-            f"QUANTIZATION = {settings.quantization!r}: the weights of {settings.model!r} take "
-            f"{weights[settings.quantization] / 1e9:.1f} GB and the {device.type} here has "
+            f"QUANTIZATION = {spec.quantization!r}: the weights of {spec.model!r} take "
+            f"{weights[spec.quantization] / 1e9:.1f} GB and the {device.type} here has "
             f"{memory / 1e9:.1f}; allowed here: {', '.join(fitting) or 'no precision, see DEVICE'}"
         )
 
@@ -202,16 +220,16 @@ def quantization_config(name: str, dtype: torch.dtype) -> Any:
     )
 
 
-def find_model(settings: Settings) -> tuple[Path, dict[str, Any]]:
+def find_model(spec: ModelSpec) -> tuple[Path, dict[str, Any]]:
     """Return the local folder of the model, fetching it if need be, and its revision and hashes."""
-    if settings.model == DEMO:
+    if spec.model == DEMO:
         return demo_folder()
-    folder = Path(settings.model).expanduser()
+    folder = Path(spec.model).expanduser()
     if folder.is_dir():
         return folder, {"revision": None, "files_sha256": hash_weights(folder)}
-    if folder.is_absolute() or settings.model.startswith((".", "~")):
-        raise BadInput(f"MODEL = {settings.model!r}: no such folder")
-    found = hub.fetch(settings.model, settings.revision)
+    if folder.is_absolute() or spec.model.startswith((".", "~")):
+        raise BadInput(f"MODEL = {spec.model!r}: no such folder")
+    found = hub.fetch(spec.model, spec.revision)
     return found, {"revision": found.name, "files_sha256": hash_weights(found)}
 
 
@@ -245,7 +263,7 @@ def demo_folder() -> tuple[Path, dict[str, Any]]:
         raise BadInput(f"MODEL = 'demo': its package is not installed; install it: {DEMO_INSTALL}")
     gguf = files[0]
     digest = _sha256(gguf)
-    folder = ROOT / ".cache" / f"{gguf.stem}-{digest[:12]}"
+    folder = cache_folder() / f"{gguf.stem}-{digest[:12]}"
     if not folder.is_dir():
         _convert_demo(gguf, folder)
     return folder, {"revision": None, "files_sha256": {gguf.name: digest}}
@@ -255,7 +273,7 @@ def _convert_demo(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     print("Unpacking the demo model (once, about 20 seconds) ...", flush=True)
-    folder.parent.mkdir(exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     # A folder of its own per process, renamed when complete: two first starts cannot clash.
     with (
         quiet_transformers(),

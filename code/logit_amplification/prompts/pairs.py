@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
+from ..locations import shipped_file
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": "..."}
 
@@ -71,13 +72,14 @@ class EncodedPair:
 # --------------------------------------------------------------------------------------- reading
 
 
-def read_pairs(path: Path, controls: Sequence[str] = ()) -> list[PromptPair]:
+def read_pairs(path: str | Path | None = None, controls: Sequence[str] = ()) -> list[PromptPair]:
     """Read the pairs of a .csv, .json or .jsonl file; a null pair is added when it has none.
 
     The null pair (category `control`) holds the first pair's A against itself: a control that alpha
-    must not move. controls: see `with_controls`. Raises BadInput naming the file and the row.
+    must not move. path: None is the built-in file. controls: see `with_controls`. Raises BadInput
+    naming the file and the row.
     """
-    path = Path(path)
+    path = shipped_file("prompt_pairs.csv") if path is None else Path(path)
     pairs: list[PromptPair] = []
     seen: set[str] = set()
     for place, row in _rows(path):

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import dis
-import hashlib
-import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 
 from ..engine import batched
@@ -27,6 +23,7 @@ from ..records.journal import Journal, Kept, Key, cell_key, run_id
 from ..settings import Settings
 from .capacity import choose_slots
 from .history import Sweep, assemble, differences, list_runs, planned_keys
+from .identity import run_configuration
 from .recording import make_record
 
 Loop = Callable[..., Iterator[Any]]
@@ -43,14 +40,16 @@ def sweep(
 ) -> Sweep:
     """Make the cells that the journal lacks, and return all cells of the plan.
 
-    rule: what the notebook's cell defines; another source text is another run. loop: a sampling
-    loop like `reference.sample_amplified` to use instead of the engine, slowly, one cell after the
-    other; it applies its own rule, so only the arm `full` has a meaning. rerun: alphas made anew.
+    rule: what the notebook's cell defines; other code, or another value that it reads, is another
+    run. loop: a sampling loop like `reference.sample_amplified` to use instead of the engine,
+    slowly, one cell after the other; it applies its own rule, so only the arm `full` has a meaning.
+    rerun: alphas made anew. Raises BadInput, before any work, when something does not fit.
     """
     started = time.perf_counter()
     rerun = _checked_rerun(rerun, settings)
     if loop is not None and settings.arms != ("full",):
         raise BadInput(f"ARMS = {','.join(settings.arms)} with a loop of your own; allowed: full")
+    configuration = run_configuration(model, settings, rule=rule, loop=loop)
     encoded = encode_pairs(
         pairs,
         model.tokenizer,
@@ -59,7 +58,6 @@ def sweep(
     )
     by_id = {pair.pair.id: pair for pair in encoded}
     judge = find_judge(settings)  # a wrong name is told before the work, not after
-    configuration = run_configuration(model, settings, rule=rule, loop=loop)
     journal = Journal(settings.data_dir, run_id(configuration))
     plan = describe_plan(pairs, settings)
     _say_what_is_kept(journal, configuration)
@@ -93,6 +91,7 @@ def sweep(
             "run": configuration,
             "settings": _public_settings(settings, model),
             "slots": batch,
+            "fewest_threads": threads.fewest if (threads := getattr(engine, "threads", None)) else None,
             "chat": describe_chat(model.tokenizer),
             "hardware": loading.describe_hardware(model.device),
             "generations": {"planned": len(planned), "made_in_this_call": len(missing)},
@@ -197,40 +196,6 @@ def _checked_rerun(rerun: Sequence[float], settings: Settings) -> list[float]:
 
 
 # ----------------------------------------------------------------------------------- description
-
-
-def run_configuration(
-    model: LoadedModel, settings: Settings, *, rule: Rule = amplify, loop: Loop | None = None
-) -> dict[str, Any]:
-    """Return everything that can change a token of a given cell: its hash names the run.
-
-    Not in it: which pairs, alphas, samples and arms are swept (they choose cells, and a cell
-    carries the fingerprint of its pair), and the number of slots: it stands in each record
-    (docs/METHODOLOGY.md, Exactness).
-    """
-    return {
-        "model": model.info,
-        "sampling": {
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            "top_k": settings.top_k,
-            "max_new_tokens": settings.max_new_tokens,
-            "seed": settings.seed,
-        },
-        "engine": {"version": batched.VERSION, "forwards": settings.forwards},
-        "rule": {"name": rule.__name__, "sha256": _source_hash(rule)},
-        "loop": None if loop is None else {"name": loop.__name__, "sha256": _source_hash(loop)},
-        "libraries": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
-    }
-
-
-def _source_hash(function: Callable[..., Any]) -> str:
-    """Hash a function's text, or its byte code where there is no text (a REPL)."""
-    try:
-        source = inspect.getsource(function).strip()
-    except (OSError, TypeError):
-        source = dis.Bytecode(function).dis()
-    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def _public_settings(settings: Settings, model: LoadedModel) -> dict[str, Any]:

@@ -1,0 +1,55 @@
+"""Which model is to be loaded, and how: a name and four choices, checked before any work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from ..errors import BadInput
+from ..locations import DEMO
+from ..settings import Settings
+
+CHOICES = ("quantization", "dtype", "device")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model and how to load it: names, revisions and values as in `Settings`.
+
+    quantization: None is `none` for the demo model and `8bit` for others. Raises BadInput naming
+    what is allowed.
+    """
+
+    model: str
+    revision: str = "auto"
+    quantization: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+
+    def __post_init__(self):
+        usual = "none" if self.model == DEMO else "8bit"
+        chosen = {None: usual, "full": "none"}.get(self.quantization, self.quantization)
+        object.__setattr__(self, "quantization", chosen)
+        for name in (field.name for field in fields(self)):
+            value, setting = getattr(self, name), Settings.model_fields[name]
+            known = get_args(setting.annotation) if name in CHOICES else None
+            if not isinstance(value, str) or not value or (known and value not in known):
+                allowed = setting.json_schema_extra["allowed"]
+                raise BadInput(f"{name.upper()} = {value!r:.60}; allowed: {allowed}")
+
+
+def model_spec(model: Any, **choices: str | None) -> ModelSpec:
+    """Return the spec of a name, of a folder, or of anything with a spec's attributes (Settings).
+
+    choices that are not None take the place of what `model` says. Raises BadInput.
+    """
+    given = {name: value for name, value in choices.items() if value is not None}
+    if isinstance(model, str | Path):
+        return ModelSpec(str(model), **given)
+    if isinstance(model, ModelSpec):
+        return replace(model, **given)
+    names = [field.name for field in fields(ModelSpec)]
+    if not all(hasattr(model, name) for name in names):
+        raise BadInput(f"MODEL = {model!r:.60}; allowed: a name, a folder, or settings")
+    return ModelSpec(**({name: getattr(model, name) for name in names} | given))
