@@ -36,7 +36,7 @@ from .local import (
 )
 
 OLDEST_PYTHON = (3, 10)
-INSTALL = "python -m pip install -r requirements.txt"
+BRINGS_THEM = "the installation (make demo, or pip install -r requirements.txt) brings them"
 QUANTIZATIONS = ("none", "8bit", "4bit")  # the better first: docs/METHODOLOGY.md, Precision
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Bytes of Python with torch and transformers loaded, and of a GPU's context and workspaces beside.
@@ -122,7 +122,7 @@ def look(model: str | None = None, settings: Any = None) -> Readiness:
     fetched = weights_to_fetch(plan, config)
     checks = [
         _python(),
-        *_packages(),
+        _packages(),
         _memory(held),
         _gpu(gpus),
         _disk(plan, fetched),
@@ -221,21 +221,34 @@ def _python() -> Check:
     return Check("OK", "Python", version)
 
 
-def _packages() -> Iterator[Check]:
+def _packages() -> Check:
+    """Compare what is installed with requirements.txt: it judges no machine, so it never fails."""
+    wanted = dict(_requirements())
+    missing = [name for name in wanted if _installed(name) is None]
+    wrong = [
+        f"{name} is {_installed(name)}, needed is {needed}"
+        for name, needed in wanted.items()
+        if name not in missing and not satisfies(_installed(name), needed)
+    ]
+    told = [f"not installed yet ({len(missing)} of {len(wanted)})"] if missing else []
+    if told or wrong:
+        return Check("WARN", "packages", "; ".join([*told, *wrong, BRINGS_THEM]))
+    return Check("OK", "packages", f"{len(wanted)} of {len(wanted)}")
+
+
+def _requirements() -> Iterator[tuple[str, str]]:
+    """Yield the name and the versions of each package in requirements.txt."""
     for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
         parts = re.fullmatch(r"([A-Za-z0-9_.-]+)\s*([^#]*)", line.strip())
-        if not parts:
-            continue
-        name, wanted = parts[1], parts[2].strip()
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            yield Check("FAIL", name, f"not installed; run: {INSTALL}")
-            continue
-        if satisfies(version, wanted):
-            yield Check("OK", name, version)
-        else:
-            yield Check("FAIL", name, f"{version}; needed is {wanted}; run: {INSTALL}")
+        if parts:
+            yield parts[1], parts[2].strip()
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def satisfies(version: str, wanted: str) -> bool:
@@ -274,10 +287,7 @@ def _gpu(gpus: list[hardware.Gpu]) -> Check:
     gpu = gpus[0]
     free, total = gigabytes(gpu.memory.free), gigabytes(gpu.memory.total)
     text = f"{gpu.name}, {free} free of {total}, {gpu.number_format}"
-    try:
-        build = metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        build = ""
+    build = _installed("torch") or ""
     if gpu.kind == "cuda" and build.endswith("+cpu"):
         return Check("WARN", "GPU", f"{text}; but torch {build} cannot use it: see pytorch.org")
     return Check("OK", "GPU", text)
@@ -344,7 +354,8 @@ def _ask_hub(path: str, plan: Plan) -> tuple[dict | None, int]:
 def _model(plan: Plan, fetched: int) -> Check:
     if plan.model == DEMO:
         if fetched:
-            return Check("FAIL", "model", f"demo: not installed; run: {DEMO_INSTALL}")
+            todo = f"make demo brings it, or: {DEMO_INSTALL}"
+            return Check("WARN", "model", f"demo: not installed yet; {todo}")
         return Check("OK", "model", "demo: installed")
     folder = local_folder(plan)
     if folder is None and Path(plan.model).is_absolute():
