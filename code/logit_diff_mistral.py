@@ -44,7 +44,9 @@ def main(flags: list[str]) -> int:
 def run(command: Command) -> None:
     """Sweep, then write JSON, CSV, TXT and PNG, saying where."""
     from logit_amplification.prompts import pairs
+    from logit_amplification.records.files import refuse_unwritable
 
+    refuse_unwritable(command)
     prompt_pairs = pairs.read_pairs(command.prompts, command.controls)
 
     from logit_amplification.models import loading

@@ -26,7 +26,7 @@ from ..models import loading, sizes
 from ..models.loading import LoadedModel
 from ..progress import SweepBar
 from ..prompts.pairs import EncodedPair, PromptPair, describe_chat, encode_pairs, token_texts
-from ..records.files import Record
+from ..records.files import Record, refuse_unwritable
 from ..records.journal import Journal, Kept, Key, cell_key, run_id
 from ..settings import Settings
 from .history import Sweep, assemble, differences, list_runs, planned_keys
@@ -51,6 +51,7 @@ def sweep(
     other; it applies its own rule, so only the arm `full` has a meaning. rerun: alphas made anew.
     """
     started = time.perf_counter()
+    refuse_unwritable(settings)
     rerun = _checked_rerun(rerun, settings)
     if loop is not None and settings.arms != ("full",):
         raise BadInput(f"ARMS = {','.join(settings.arms)} with a loop of your own; allowed: full")
