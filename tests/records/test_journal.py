@@ -149,7 +149,7 @@ def test_a_rerun_voids_what_all_writers_made_before_it(tmp_path):
 
 LOCKING = """
 import sys, time; sys.path.insert(0, {code!r})
-from logit_amplification.journal import only_writer
+from logit_amplification.records.journal import only_writer
 with only_writer({folder!r}):
     print("held", flush=True); time.sleep(60)
 """
