@@ -55,6 +55,7 @@ def test_the_page_has_at_least_sixty_rows():
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # read by the readiness check
 
 
 @pytest.mark.parametrize(("flag", "told"), rows("Settings"))

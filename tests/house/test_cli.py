@@ -109,6 +109,7 @@ def assert_refused(options, told, capsys, tmp_path):
 @pytest.mark.parametrize(("changed", "told"), BAD_SETTINGS)
 def test_a_bad_setting_is_refused(changed, told, flags, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # read by the readiness check
     assert_refused(flags | changed, told, capsys, tmp_path)
 
 

@@ -15,14 +15,14 @@ from packaging.specifiers import SpecifierSet
 from local_hub import COMMIT, serving
 from logit_amplification.locations import ROOT
 from logit_amplification.models import hardware, local, readiness, sizes
-from logit_amplification.settings import Settings
+from logit_amplification.settings import Settings, load_settings
 from mistral_files import save_mistral
 
 SCRIPT = ROOT / "code" / "check_mistral_readiness.py"
 ITS_FILES = [SCRIPT] + [
     ROOT / "code" / "logit_amplification" / f"{name}.py"
     for name in (
-        *("__init__", "locations", "models/__init__"),
+        *("__init__", "errors", "locations", "models/__init__"),
         *("models/readiness", "models/hardware", "models/sizes", "models/local"),
     )
 ]
@@ -313,7 +313,6 @@ def test_a_device_that_is_not_here_and_a_folder_that_is_not_a_model_fail(tmp_pat
 def test_weights_take_what_is_reckoned(quantization):
     """The demo model, loaded: its tensors and those of bitsandbytes' own states."""
     from logit_amplification.models.loading import load_model
-    from logit_amplification.settings import load_settings
 
     options = {"quantization": quantization, "dtype": "bfloat16", "device": "cpu"}
     model = load_model(load_settings(model="demo", **options)).model
@@ -382,6 +381,60 @@ def test_what_is_recommended_on_other_machines(ram, gpu, recommended, monkeypatc
         assert best.needed <= best.free
     for option in found.options:
         assert option.fits == (option.slots > 0)
+
+
+# --------------------------------------------------------------------------------- before loading
+
+
+def told_before_loading(monkeypatch, free, gpu=None, **values):
+    """What is printed on a machine with so many bytes free, and no model on it."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", "/nowhere")
+    monkeypatch.setattr(hardware, "memory", lambda: hardware.Memory(free, free))
+    monkeypatch.setattr(hardware, "cpu_number_format", lambda: "bfloat16")
+    monkeypatch.setattr(hardware, "gpus", lambda: [gpu] if gpu else [])
+    return list(readiness.before_loading(load_settings(**values)))
+
+
+def test_what_is_about_to_be_loaded_is_told_with_its_size(monkeypatch):
+    (told,) = told_before_loading(monkeypatch, 12 * GB)
+    assert told == (
+        f"About to load {local.MISTRAL}: 14.5 GB to download; its weights take 7.5 GB of memory"
+    )
+    (told,) = told_before_loading(monkeypatch, 12 * GB, model="nobody/nothing")
+    assert told == "About to load nobody/nothing: not on this machine yet"
+    (told,) = told_before_loading(monkeypatch, 12 * GB, model=f"nobody/{TOKEN}")
+    assert TOKEN not in told
+
+
+def test_a_model_that_is_here_needs_no_download(monkeypatch, tmp_path):
+    folder = save_mistral(tmp_path / "model")
+    told, *_ = told_before_loading(monkeypatch, 12 * GB, model=str(folder))
+    assert told.startswith(f"About to load {folder}: already on this machine; its weights take")
+
+
+def test_one_line_says_when_full_precision_would_fit_too(monkeypatch):
+    hint = (
+        "QUANTIZATION=8bit (the default); none would fit here too and is more exact: "
+        "QUANTIZATION=none"
+    )
+    assert told_before_loading(monkeypatch, 60 * GB)[1:] == [hint]
+    assert told_before_loading(monkeypatch, 12 * GB)[1:] == []
+    # It is the device of the choice that counts: the CPU's memory does not help a small GPU.
+    gpu = hardware.Gpu("cuda", "RTX 4070", hardware.Memory(12 * GB, 12 * GB), "bfloat16")
+    assert told_before_loading(monkeypatch, 60 * GB, gpu)[1:] == []
+    for chosen in ("8bit", "4bit", "none"):  # chosen by hand
+        assert told_before_loading(monkeypatch, 60 * GB, quantization=chosen)[1:] == []
+    assert told_before_loading(monkeypatch, 60 * GB, model="demo")[1:] == []
+    assert told_before_loading(monkeypatch, 60 * GB, model="nobody/nothing")[1:] == []
+
+
+def test_the_other_model_is_named_with_the_way_to_it(monkeypatch):
+    monkeypatch.setenv("HF_HOME", "/nowhere")
+    told = readiness.other_model(load_settings(model="demo"))
+    assert "14.5 GB to download" in told and local.MISTRAL in told
+    told = readiness.other_model(load_settings())
+    assert 'PARAMETERS = {"model": "demo"}' in told and "make lab" in told
 
 
 def test_slots_given_by_hand_must_fit_too(monkeypatch, tmp_path):

@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..errors import without_secrets
 from ..locations import DEMO, MISTRAL, ROOT
 from . import hardware, sizes
 from .local import (
@@ -471,6 +472,45 @@ def advice(found: Readiness) -> Iterator[str]:
     if found.recommended:
         slots = found.recommended.slots
         yield f"Recommended: {tips(found.recommended)} ({slots} generations side by side)"
+
+
+def before_loading(settings: Any) -> Iterator[str]:
+    """Yield which model is about to be loaded and how large it is, then what is more exact."""
+    plan, _ = _plan(settings)
+    config = _config(plan)
+    here = (hardware.memory(), hardware.gpus())
+    options = [] if config is None else list(_options(plan, config, *here))
+    chosen = next((one for one in options if one.quantization == plan.quantization), None)
+    taken = f"; its weights take {gigabytes(chosen.weights)} of memory" if chosen else ""
+    yield f"About to load {without_secrets(plan.model)}: {_whereabouts(plan, config)}{taken}"
+    by_default = "quantization" not in settings.model_fields_set  # who has chosen need not be told
+    if chosen and by_default and _none_fits_too(chosen, options):
+        asked = f"QUANTIZATION={chosen.quantization} (the default)"
+        yield f"{asked}; none would fit here too and is more exact: QUANTIZATION=none"
+
+
+def other_model(settings: Any) -> str:
+    """How to take the demo model in the notebook, or Mistral if the demo model is chosen."""
+    plan, _ = _plan(settings)
+    if plan.model != DEMO:
+        return 'For the demo model instead: PARAMETERS = {"model": "demo"}, or run make lab'
+    mistral = plan._replace(model=MISTRAL, revision=chosen_revision(MISTRAL, "auto"))
+    size = _whereabouts(mistral, sizes.MISTRAL_7B)
+    # Whoever set the demo model in the environment has set its precision there too.
+    parameters = json.dumps({"model": MISTRAL, "quantization": "8bit"})
+    return f"For Mistral 7B instead ({size}): PARAMETERS = {parameters}"
+
+
+def _whereabouts(plan: Plan, config: dict | None) -> str:
+    fetched = weights_to_fetch(plan, config)
+    if not fetched or Path(plan.model).expanduser().is_dir():
+        return "already on this machine"
+    return "not on this machine yet" if fetched == 1 else f"{gigabytes(fetched)} to download"
+
+
+def _none_fits_too(chosen: Option, options: list[Option]) -> bool:
+    whole = [one for one in options if (one.device, one.quantization) == (chosen.device, "none")]
+    return chosen.quantization != "none" and any(one.fits for one in whole)
 
 
 def as_json(found: Readiness) -> str:
