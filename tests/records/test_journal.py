@@ -407,7 +407,7 @@ def test_no_torch_is_needed_to_write_artifacts_again(tiny, settings):
     sweep(tiny, PAIRS, settings)
     program = (
         "import sys; sys.path.insert(0, 'code'); import runs\n"
-        f"code = history.main(['artifacts', '--data-dir', {str(settings.data_dir)!r}, "
+        f"code = runs.main(['artifacts', '--data-dir', {str(settings.data_dir)!r}, "
         f"'--visualizations-dir', {str(settings.visualizations_dir)!r}])\n"
         "sys.exit(code or 'torch' in sys.modules)"
     )
