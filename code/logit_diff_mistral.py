@@ -16,7 +16,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from logit_amplification.errors import exit_code, without_secrets
+from logit_amplification.errors import exit_code
 from logit_amplification.settings import Settings, load_settings, shown_path
 
 
@@ -44,14 +44,16 @@ def main(flags: list[str]) -> int:
 def run(command: Command) -> None:
     """Sweep, then write JSON, CSV, TXT and PNG, saying where."""
     from logit_amplification.prompts import pairs
+    from logit_amplification.records.files import refuse_unwritable
 
+    refuse_unwritable(command)
     prompt_pairs = pairs.read_pairs(command.prompts, command.controls)
 
-    from logit_amplification.models import loading
+    from logit_amplification.models import loading, readiness
     from logit_amplification.reports import artifacts
     from logit_amplification.sweeps import sweep
 
-    print(f"Loading {without_secrets(command.model)} ...", flush=True)
+    print(*readiness.before_loading(command), sep="\n", flush=True)
     model = loading.load_model(command)
     done = sweep.sweep(model, prompt_pairs, command, rerun=command.rerun)
     written = artifacts.save_artifacts(done, command)

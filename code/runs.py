@@ -53,10 +53,13 @@ def compare(settings: Settings, names: list[str]) -> None:
 
 def write_again(settings: Settings, what: str, names: list[str]) -> None:
     """Write the artifacts of a run, or its figures only, from its journal."""
+    from logit_amplification.records.files import OUTPUT_FOLDERS, refuse_unwritable
     from logit_amplification.reports.artifacts import save_all_figures, save_artifacts
 
     if len(names) > 1:
         raise BadInput(f"{what}: {len(names)} runs named; at most one is needed")
+    # Figures are drawn beside a data folder that may only be read.
+    refuse_unwritable(settings, OUTPUT_FOLDERS if what == "artifacts" else OUTPUT_FOLDERS[1:])
     recalled = history.recall(settings.data_dir, names[0] if names else "")
     save = save_artifacts if what == "artifacts" else save_all_figures
     print("Wrote", *map(shown_path, save(recalled, settings)), sep="\n  ")

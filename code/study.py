@@ -62,11 +62,12 @@ def study(
     from logit_amplification.evaluation import calibration, stats
     from logit_amplification.models import loading
     from logit_amplification.prompts import pairs
-    from logit_amplification.records.files import write_atomically
+    from logit_amplification.records.files import refuse_unwritable, write_atomically
     from logit_amplification.reports import report, study_document, study_tables
     from logit_amplification.sweeps import sweep
 
     settings = load_settings(**common)
+    refuse_unwritable(settings)
     model = loading.load_model(settings)
     records: dict[tuple, dict] = {}
     for number, block in enumerate(blocks, start=1):

@@ -148,7 +148,7 @@ def large(options: argparse.Namespace) -> list[Row]:
 
     Their texts and measures are those of the committed run, over and over.
     """
-    run, records = read_results(ROOT / "data")
+    run, records = read_results(ROOT / "data" / "example")
     with tempfile.TemporaryDirectory() as folder:
         size = write_journal(Path(folder), run, records, 10_000)
         command = [sys.executable, "code/runs.py", "artifacts", "--data-dir", folder]

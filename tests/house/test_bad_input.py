@@ -1,5 +1,7 @@
 """Every row of docs/BAD_INPUT.md: exit code 2, one line that names the matter, nothing changed."""
 
+import errno
+import os
 import re
 import shutil
 import subprocess
@@ -12,11 +14,14 @@ from hypothesis import strategies as st
 
 import logit_diff_mistral
 import runs as runs_script
+import study
 from command_line import as_list
 from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
 from logit_amplification.prompts.pairs import read_pairs
+from logit_amplification.records.files import refuse_unwritable
 from logit_amplification.settings import Settings, load_settings
+from logit_amplification.sweeps.sweep import sweep
 
 PAGE = (ROOT / "docs" / "BAD_INPUT.md").read_text("utf-8")
 
@@ -29,8 +34,8 @@ def rows(heading):
 
 
 def state(folder):
-    """Every file below a folder with its bytes."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Everything below a folder: files with their bytes, folders with None."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def refused(capsys, told, run):
@@ -50,6 +55,7 @@ def test_the_page_has_at_least_sixty_rows():
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # read by the readiness check
 
 
 @pytest.mark.parametrize(("flag", "told"), rows("Settings"))
@@ -57,6 +63,65 @@ def test_settings(flag, told, flags, tmp_path, capsys):
     name, value = flag.removeprefix("--").split("=", 1)
     before = state(tmp_path)
     refused(capsys, told, lambda: logit_diff_mistral.main(as_list(flags | {name: value})))
+    assert state(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["data-dir", "visualizations-dir"])
+@pytest.mark.parametrize("place", ["file", "file/below", "good/file/far/below"])
+def test_an_output_folder_is_tried_before_the_model_is_loaded(
+    name, place, flags, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "good").mkdir()
+    for file in (tmp_path / "file", tmp_path / "good" / "file"):
+        file.write_text("x")
+    monkeypatch.setattr("logit_amplification.models.loading.load_model", loaded_all_the_same)
+    before = state(tmp_path)
+    told = f"{name.upper().replace('-', '_')} = {str(tmp_path / place)!r}: Not a directory"
+    changed = flags | {name: tmp_path / place}
+    refused(capsys, told, lambda: logit_diff_mistral.main(as_list(changed)))
+    assert state(tmp_path) == before
+
+
+def loaded_all_the_same(settings):
+    raise AssertionError("the model was loaded first")
+
+
+@pytest.mark.parametrize("failing", ["pathlib.Path.mkdir", "tempfile.TemporaryFile"])
+def test_a_folder_that_must_not_be_written_is_told_and_leaves_nothing(
+    failing, flags, tmp_path, capsys, monkeypatch
+):
+    def refuse(*args, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("logit_amplification.models.loading.load_model", loaded_all_the_same)
+    monkeypatch.setattr(failing, refuse)
+    before = state(tmp_path)
+    refused(capsys, "Permission denied", lambda: logit_diff_mistral.main(as_list(flags)))
+    assert state(tmp_path) == before
+
+
+def test_a_good_folder_is_tried_without_a_trace(settings, tmp_path):
+    settings.data_dir.mkdir()
+    before = state(tmp_path)
+    refuse_unwritable(settings)
+    assert state(tmp_path) == before
+
+
+def test_the_other_ways_to_a_sweep_try_the_folders_too(
+    settings, tiny, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "file").write_text("x")
+    bad = {"visualizations_dir": tmp_path / "file" / "x"}
+    before = state(tmp_path)
+    with pytest.raises(BadInput, match="VISUALIZATIONS_DIR"):
+        sweep(tiny, [], settings.model_copy(update=bad))
+    monkeypatch.setattr("logit_amplification.models.loading.load_model", loaded_all_the_same)
+    with pytest.raises(BadInput, match="VISUALIZATIONS_DIR"):
+        next(study.study(study.COMMON | {"data_dir": tmp_path / "new"} | bad, (), tmp_path / "doc"))
+    told = f"VISUALIZATIONS_DIR = {str(tmp_path / 'file' / 'x')!r}"
+    place = ["--data-dir", str(tmp_path), "--visualizations-dir", str(tmp_path / "file" / "x")]
+    for command in ("artifacts", "figures"):
+        refused(capsys, told, lambda command=command: runs_script.main([command, *place]))
     assert state(tmp_path) == before
 
 

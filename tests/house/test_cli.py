@@ -31,12 +31,28 @@ def test_a_run_leaves_every_artifact_and_says_where(flags, tmp_path, capsys):
         *FIGURES,
     }
     assert all(name in told for name in names)
+    assert_git_sees_only_the_example(tmp_path / "out")
     data = tmp_path / "out" / "data"
     results = json.loads((data / "amplification_results.json").read_text(encoding="utf-8"))
     assert len(results["generations"]) == 3 * 2 * 3  # two pairs and the null pair, alphas, arms
     table = pandas.read_csv(data / "summary_statistics.csv")
     assert set(table["category"]) == {"all", "x", "y", "control"}
     assert set(table["arm"]) == {"full", "plausible", "api_floor"}
+
+
+def assert_git_sees_only_the_example(out):
+    """What a run leaves in data/ and visualizations/ is ignored; in their example/, the journal."""
+    left = [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()]
+    left = [path.replace("figures/", "visualizations/", 1) for path in left]
+    example = [path.replace("/", "/example/", 1) for path in left]
+    asked = subprocess.run(
+        ["git", "check-ignore", "--no-index", *left, *example],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    journals = [path for path in example if "/journal/" in path]
+    assert journals and set(asked.stdout.split()) == {*left, *journals}
 
 
 def test_two_processes_with_other_hash_seeds_make_the_same_bytes(flags, tmp_path):
@@ -93,6 +109,7 @@ def assert_refused(options, told, capsys, tmp_path):
 @pytest.mark.parametrize(("changed", "told"), BAD_SETTINGS)
 def test_a_bad_setting_is_refused(changed, told, flags, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # read by the readiness check
     assert_refused(flags | changed, told, capsys, tmp_path)
 
 

@@ -11,6 +11,7 @@ from logit_amplification.locations import ROOT
 from logit_amplification.records.files import read_results
 
 DOCS = (ROOT / "docs").glob("*.md")
+EXAMPLE = ROOT / "data" / "example"
 PACKAGE = ROOT / "code" / "logit_amplification"
 # A room may import those in front of it, never one behind it; "" holds the files beside the rooms.
 ROOMS = ["", "logits", "prompts", "models", "records", "engine", "evaluation", "sweeps", "reports"]
@@ -108,7 +109,7 @@ def test_the_readme_quotes_texts_that_were_generated():
     quoted = re.findall(
         r"^> \*\*alpha ([\d.]+)\*\* \(KL ([\d.]+)\): (.+?)(?: …)?$", readme, flags=re.M
     )
-    run, records = read_results(ROOT / "data")
+    run, records = read_results(EXAMPLE)
     first = run["pairs"][0]["id"]
     shown = {r["alpha"]: r for r in records if (r["pair_id"], r["arm"]) == (first, "full")}
     assert len(quoted) >= 3
@@ -122,9 +123,9 @@ def test_the_committed_artifacts_are_those_of_the_current_code(tmp_path):
     """Texts and tables written again from the committed results are the committed ones."""
     from logit_amplification.reports import report
 
-    run, records = read_results(ROOT / "data")
+    run, records = read_results(EXAMPLE)
     for path in report.write_reports(tmp_path, run, records):
-        assert path.read_text("utf-8") == (ROOT / "data" / path.name).read_text("utf-8"), path.name
+        assert path.read_text("utf-8") == (EXAMPLE / path.name).read_text("utf-8"), path.name
 
 
 @pytest.mark.parametrize("path", ["README.md", *sorted(f"docs/{p.name}" for p in DOCS)])

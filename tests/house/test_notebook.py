@@ -12,8 +12,9 @@ from nbclient import NotebookClient
 
 import run_notebook
 from logit_amplification.engine.reference import sample_amplified
-from logit_amplification.locations import ROOT
+from logit_amplification.locations import MISTRAL, ROOT
 from logit_amplification.logits.amplification import amplify
+from logit_amplification.settings import load_settings
 
 SECTIONS = [
     "Setup & Imports",
@@ -49,6 +50,17 @@ def test_the_sections_are_there_in_order(notebook):
         flags=re.MULTILINE,
     )
     assert headings == SECTIONS
+
+
+def test_it_says_what_it_will_load_before_it_loads(notebook):
+    sources = [cell.source for cell in code_cells(notebook)]
+    (place,) = [n for n, source in enumerate(sources) if "= load_model(" in source]
+    assert "readiness.before_loading(settings)" in sources[place - 1]
+    (output,) = code_cells(notebook)[place - 1].outputs
+    about, other = output.text.splitlines()
+    assert about.startswith("About to load demo: ") and "its weights take" in about
+    parameters = other.split("PARAMETERS = ")[1]
+    assert load_settings(**json.loads(parameters)).model == MISTRAL
 
 
 def test_the_sweep_runs_the_rule_of_the_cell(notebook):

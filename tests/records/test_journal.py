@@ -150,7 +150,7 @@ def test_a_rerun_voids_what_all_writers_made_before_it(tmp_path):
 
 LOCKING = """
 import sys, time; sys.path.insert(0, {code!r})
-from logit_amplification.journal import only_writer
+from logit_amplification.records.journal import only_writer
 with only_writer({folder!r}):
     print("held", flush=True); time.sleep(60)
 """
@@ -407,7 +407,7 @@ def test_no_torch_is_needed_to_write_artifacts_again(tiny, settings):
     sweep(tiny, PAIRS, settings)
     program = (
         "import sys; sys.path.insert(0, 'code'); import runs\n"
-        f"code = history.main(['artifacts', '--data-dir', {str(settings.data_dir)!r}, "
+        f"code = runs.main(['artifacts', '--data-dir', {str(settings.data_dir)!r}, "
         f"'--visualizations-dir', {str(settings.visualizations_dir)!r}])\n"
         "sys.exit(code or 'torch' in sys.modules)"
     )

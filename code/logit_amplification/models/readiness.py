@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..errors import without_secrets
 from ..locations import DEMO, MISTRAL, ROOT
 from . import hardware, sizes
 from .local import (
@@ -36,7 +37,7 @@ from .local import (
 )
 
 OLDEST_PYTHON = (3, 10)
-INSTALL = "python -m pip install -r requirements.txt"
+BRINGS_THEM = "the installation (make demo, or pip install -r requirements.txt) brings them"
 QUANTIZATIONS = ("none", "8bit", "4bit")  # the better first: docs/METHODOLOGY.md, Precision
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Bytes of Python with torch and transformers loaded, and of a GPU's context and workspaces beside.
@@ -122,7 +123,7 @@ def look(model: str | None = None, settings: Any = None) -> Readiness:
     fetched = weights_to_fetch(plan, config)
     checks = [
         _python(),
-        *_packages(),
+        _packages(),
         _memory(held),
         _gpu(gpus),
         _disk(plan, fetched),
@@ -221,21 +222,34 @@ def _python() -> Check:
     return Check("OK", "Python", version)
 
 
-def _packages() -> Iterator[Check]:
+def _packages() -> Check:
+    """Compare what is installed with requirements.txt: it judges no machine, so it never fails."""
+    wanted = dict(_requirements())
+    missing = [name for name in wanted if _installed(name) is None]
+    wrong = [
+        f"{name} is {_installed(name)}, needed is {needed}"
+        for name, needed in wanted.items()
+        if name not in missing and not satisfies(_installed(name), needed)
+    ]
+    told = [f"not installed yet ({len(missing)} of {len(wanted)})"] if missing else []
+    if told or wrong:
+        return Check("WARN", "packages", "; ".join([*told, *wrong, BRINGS_THEM]))
+    return Check("OK", "packages", f"{len(wanted)} of {len(wanted)}")
+
+
+def _requirements() -> Iterator[tuple[str, str]]:
+    """Yield the name and the versions of each package in requirements.txt."""
     for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
         parts = re.fullmatch(r"([A-Za-z0-9_.-]+)\s*([^#]*)", line.strip())
-        if not parts:
-            continue
-        name, wanted = parts[1], parts[2].strip()
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            yield Check("FAIL", name, f"not installed; run: {INSTALL}")
-            continue
-        if satisfies(version, wanted):
-            yield Check("OK", name, version)
-        else:
-            yield Check("FAIL", name, f"{version}; needed is {wanted}; run: {INSTALL}")
+        if parts:
+            yield parts[1], parts[2].strip()
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def satisfies(version: str, wanted: str) -> bool:
@@ -274,10 +288,7 @@ def _gpu(gpus: list[hardware.Gpu]) -> Check:
     gpu = gpus[0]
     free, total = gigabytes(gpu.memory.free), gigabytes(gpu.memory.total)
     text = f"{gpu.name}, {free} free of {total}, {gpu.number_format}"
-    try:
-        build = metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        build = ""
+    build = _installed("torch") or ""
     if gpu.kind == "cuda" and build.endswith("+cpu"):
         return Check("WARN", "GPU", f"{text}; but torch {build} cannot use it: see pytorch.org")
     return Check("OK", "GPU", text)
@@ -344,7 +355,8 @@ def _ask_hub(path: str, plan: Plan) -> tuple[dict | None, int]:
 def _model(plan: Plan, fetched: int) -> Check:
     if plan.model == DEMO:
         if fetched:
-            return Check("FAIL", "model", f"demo: not installed; run: {DEMO_INSTALL}")
+            todo = f"make demo brings it, or: {DEMO_INSTALL}"
+            return Check("WARN", "model", f"demo: not installed yet; {todo}")
         return Check("OK", "model", "demo: installed")
     folder = local_folder(plan)
     if folder is None and Path(plan.model).is_absolute():
@@ -460,6 +472,45 @@ def advice(found: Readiness) -> Iterator[str]:
     if found.recommended:
         slots = found.recommended.slots
         yield f"Recommended: {tips(found.recommended)} ({slots} generations side by side)"
+
+
+def before_loading(settings: Any) -> Iterator[str]:
+    """Yield which model is about to be loaded and how large it is, then what is more exact."""
+    plan, _ = _plan(settings)
+    config = _config(plan)
+    here = (hardware.memory(), hardware.gpus())
+    options = [] if config is None else list(_options(plan, config, *here))
+    chosen = next((one for one in options if one.quantization == plan.quantization), None)
+    taken = f"; its weights take {gigabytes(chosen.weights)} of memory" if chosen else ""
+    yield f"About to load {without_secrets(plan.model)}: {_whereabouts(plan, config)}{taken}"
+    by_default = "quantization" not in settings.model_fields_set  # who has chosen need not be told
+    if chosen and by_default and _none_fits_too(chosen, options):
+        asked = f"QUANTIZATION={chosen.quantization} (the default)"
+        yield f"{asked}; none would fit here too and is more exact: QUANTIZATION=none"
+
+
+def other_model(settings: Any) -> str:
+    """How to take the demo model in the notebook, or Mistral if the demo model is chosen."""
+    plan, _ = _plan(settings)
+    if plan.model != DEMO:
+        return 'For the demo model instead: PARAMETERS = {"model": "demo"}, or run make lab'
+    mistral = plan._replace(model=MISTRAL, revision=chosen_revision(MISTRAL, "auto"))
+    size = _whereabouts(mistral, sizes.MISTRAL_7B)
+    # Whoever set the demo model in the environment has set its precision there too.
+    parameters = json.dumps({"model": MISTRAL, "quantization": "8bit"})
+    return f"For Mistral 7B instead ({size}): PARAMETERS = {parameters}"
+
+
+def _whereabouts(plan: Plan, config: dict | None) -> str:
+    fetched = weights_to_fetch(plan, config)
+    if not fetched or Path(plan.model).expanduser().is_dir():
+        return "already on this machine"
+    return "not on this machine yet" if fetched == 1 else f"{gigabytes(fetched)} to download"
+
+
+def _none_fits_too(chosen: Option, options: list[Option]) -> bool:
+    whole = [one for one in options if (one.device, one.quantization) == (chosen.device, "none")]
+    return chosen.quantization != "none" and any(one.fits for one in whole)
 
 
 def as_json(found: Readiness) -> str:

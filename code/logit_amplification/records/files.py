@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
+from ..settings import Settings
 
 SCHEMA = 1
+OUTPUT_FOLDERS = ("data_dir", "visualizations_dir")
 Record = dict[str, Any]
+
+
+def refuse_unwritable(settings: Settings, names: Sequence[str] = OUTPUT_FOLDERS) -> None:
+    """Raise BadInput for an output folder that takes no file, before any work is done for it."""
+    for name in names:
+        folder = Path(getattr(settings, name))
+        try:
+            _try_folder(folder)
+        except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+            told = getattr(error, "strerror", None) or error
+            raise BadInput(f"{name.upper()} = {str(folder)!r}: {told}") from None
+
+
+def _try_folder(folder: Path) -> None:
+    """Write a file without a name, and take away again what folders had to be made for it."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    finally:
+        for path in made:
+            with suppress(OSError):  # it was never made, or another process has filled it since
+                path.rmdir()
 
 
 def write_atomically(path: Path, parts: Iterable[str]) -> Path:

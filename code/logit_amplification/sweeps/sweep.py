@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..engine import batched
 from ..engine.batched import BatchedEngine
 from ..engine.interface import Cell, Contrast, Engine, Request
 from ..engine.reference import LoopEngine
@@ -19,6 +18,7 @@ from ..models import loading
 from ..models.loading import LoadedModel
 from ..progress import SweepBar
 from ..prompts.pairs import PromptPair, describe_chat, encode_pairs
+from ..records.files import refuse_unwritable
 from ..records.journal import Journal, Kept, Key, cell_key, run_id
 from ..settings import Settings
 from .capacity import choose_slots
@@ -46,6 +46,7 @@ def sweep(
     rerun: alphas made anew. Raises BadInput, before any work, when something does not fit.
     """
     started = time.perf_counter()
+    refuse_unwritable(settings)
     rerun = _checked_rerun(rerun, settings)
     if loop is not None and settings.arms != ("full",):
         raise BadInput(f"ARMS = {','.join(settings.arms)} with a loop of your own; allowed: full")
@@ -91,7 +92,7 @@ def sweep(
             "run": configuration,
             "settings": _public_settings(settings, model),
             "slots": batch,
-            "fewest_threads": threads.fewest if (threads := getattr(engine, "threads", None)) else None,
+            "fewest_threads": getattr(getattr(engine, "threads", None), "fewest", None),
             "chat": describe_chat(model.tokenizer),
             "hardware": loading.describe_hardware(model.device),
             "generations": {"planned": len(planned), "made_in_this_call": len(missing)},
