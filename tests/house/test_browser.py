@@ -19,6 +19,7 @@ import nbformat
 import pytest
 
 from logit_amplification.locations import ROOT
+from quick_notebook import shorten
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -59,6 +60,7 @@ def lab(tmp_path_factory, notebook_path):
     (root / "code").symlink_to(ROOT / "code")
     shutil.copy(notebook_path, root / "committed.ipynb")
     notebook = nbformat.read(notebook_path, as_version=4)
+    shorten(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.update(outputs=[], execution_count=None)

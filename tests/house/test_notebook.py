@@ -15,6 +15,7 @@ from logit_amplification.engine.reference import sample_amplified
 from logit_amplification.locations import MISTRAL, ROOT
 from logit_amplification.logits.amplification import amplify
 from logit_amplification.settings import load_settings
+from quick_notebook import shorten
 
 SECTIONS = [
     "Setup & Imports",
@@ -112,6 +113,7 @@ def small(notebook, tmp_path, **parameters):
     rows = (ROOT / "data" / "prompt_pairs.csv").read_text(encoding="utf-8").splitlines()
     (tmp_path / "prompts.csv").write_text("\n".join(rows[:3]) + "\n", encoding="utf-8")
     changed = copy.deepcopy(notebook)
+    shorten(changed)
     (place,) = [
         index
         for index, cell in enumerate(changed.cells)

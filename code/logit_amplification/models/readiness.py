@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .. import locations
 from ..errors import without_secrets
 from ..locations import DEMO, MISTRAL, ROOT
 from . import hardware, sizes
@@ -239,7 +240,11 @@ def _packages() -> Check:
 
 def _requirements() -> Iterator[tuple[str, str]]:
     """Yield the name and the versions of each package in requirements.txt."""
-    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
+    if locations.IN_CHECKOUT:
+        lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    else:  # the list came with the installation
+        lines = metadata.requires(locations.NAME) or []
+    for line in lines:
         parts = re.fullmatch(r"([A-Za-z0-9_.-]+)\s*([^#]*)", line.strip())
         if parts:
             yield parts[1], parts[2].strip()
@@ -295,7 +300,7 @@ def _gpu(gpus: list[hardware.Gpu]) -> Check:
 
 
 def _disk(plan: Plan, fetched: int) -> Check:
-    place = ROOT if plan.model == DEMO else cache_folder()
+    place = locations.cache_folder() if plan.model == DEMO else cache_folder()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(str(place)).free
