@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logit_amplification.engine.cache import attending_in_slots
 from logit_amplification.engine.interface import Cell, Generation
 from logit_amplification.logits.amplification import amplify
 
@@ -126,13 +125,12 @@ def forced(
     subject: Subject, cells: Sequence[Cell], texts: Tensor, *, forwards: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Logits under A and under B at every step of given texts, each (steps, cells, vocab)."""
-    with attending_in_slots(subject.model):
-        batch = fill_slots(subject, cells, texts.shape[1], forwards=forwards)
-        found = []
-        for tokens in texts.T:
-            found.append([logits.clone() for logits in batch.logits])
-            batch.forward(tokens)
-        return tuple(torch.stack(side) for side in zip(*found, strict=True))
+    batch = fill_slots(subject, cells, texts.shape[1], forwards=forwards)
+    found = []
+    for tokens in texts.T:
+        found.append([logits.clone() for logits in batch.logits])
+        batch.forward(tokens)
+    return tuple(torch.stack(side) for side in zip(*found, strict=True))
 
 
 # --------------------------------------------------------------------------------------- precision

@@ -217,7 +217,7 @@ def engine_steps(subject: Subject, cells: Sequence[Cell], _: int) -> float:
 @torch.inference_mode()
 def bare_steps(subject: Subject, cells: Sequence[Cell], _: int) -> float:
     """`model(...)` on the engine's own rows and memory, always the same token, nothing else."""
-    (rows,) = fill_slots(subject, cells, STEPS).batches
+    ((rows, _),) = fill_slots(subject, cells, STEPS).batches
     with attending_in_slots(subject.model):
         started = time.perf_counter()
         for _ in range(STEPS - 1):

@@ -268,7 +268,7 @@ def test_ten_thousand_cells_leave_nothing_behind(tiny):
     first = counts[0]
     for generations, prefixes, tensors, elements in counts:
         assert generations - before <= 2 * 32 and prefixes <= 2 * 32
-        assert tensors <= first[2] + 20 and elements <= 1.1 * first[3]
+        assert tensors <= first[2] + 60 and elements <= 1.2 * first[3]  # contexts are kept
     assert alive()[:2] == (before + 1, 0)  # the last one, which this test holds
 
 

@@ -77,7 +77,10 @@ def test_wheel_and_source_hold_what_they_need_and_no_more(built):
     }
     data = {f"logit_amplification/data/{n}" for n in ("prompt_pairs.csv", "labelled_answers.jsonl")}
     inside = {name for name in names if ".dist-info/" not in name}
-    assert inside == modules | data | {"logit_amplification/py.typed"}
+    assert inside == modules | data | {
+        "logit_amplification/py.typed",
+        "logit_amplification/reports/study_document.md.j2",
+    }
     (metadata,) = [name for name in names if name.endswith("METADATA")]
     needs = re.findall(
         r"^Requires-Dist: (.+)$", zipfile.ZipFile(wheel).read(metadata).decode(), re.M

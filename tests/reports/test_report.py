@@ -5,6 +5,7 @@ import re
 import pytest
 
 from logit_amplification.evaluation import wording
+from logit_amplification.logits.vocabulary import MEASURES
 from logit_amplification.reports import report
 from made_records import make_sweep
 
@@ -87,7 +88,7 @@ def test_the_detailed_report_gives_every_arm_measure_and_pair():
     records += make_sweep({"a": [1, 2], "b": [1, 2], "null": [1, 1]}, arm="plausible")[1]
     text = "\n".join(report.detailed_report(run, records))
     assert "ARM full" in text and "ARM plausible" in text
-    for description in report.DESCRIBED.values():
+    for description in (MEASURES[name].described for name in report.REPORTED):
         assert text.count(description[1:]) >= 2
     assert text.count("\n  a ") == 2 and text.count("\n  null ") == 2
 

@@ -51,8 +51,8 @@ def test_the_built_in_rule_is_the_same_from_a_cell_as_from_the_library():
 
 
 def test_the_loop_is_the_same_from_a_cell_as_from_the_library():
+    from logit_amplification.engine.forward import next_logits
     from logit_amplification.engine.reference import Step
-    from logit_amplification.models.loading import next_logits
 
     source = inspect.getsource(amplify) + "\n\n" + inspect.getsource(sample_amplified)
     quoted = cell(source, Step=Step, next_logits=next_logits)
