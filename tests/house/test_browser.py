@@ -290,7 +290,7 @@ def test_one_alpha_again_and_a_figure_that_changes(page):
     source = "RERUN = [1.5]\nresults = sweep(model, pairs, settings, rule=amplify, rerun=RERUN)"
     run_cell(page, rerun, source)
     assert "8 generations to make, 8 found in the journal" in rerun.inner_text()
-    figure = cell_with(page, "figures.draw_dose_response")
+    figure = cell_with(page, "gallery.draw_dose_response")
     before = figure.locator("img").get_attribute("src")
     more = source.replace("settings, rule", "load_settings(alphas=[0, 1.5, 3]), rule")
     run_cell(page, rerun, more.replace("RERUN = [1.5]", "RERUN = [3.0]"))
@@ -298,7 +298,7 @@ def test_one_alpha_again_and_a_figure_that_changes(page):
         page,
         cell_with(page, "first_arm = ["),
         "first_arm = [r for r in results.records if "
-        'r["arm"] == "full"]\nfigures.draw_texts(results.run, first_arm, pairs[0].id)',
+        'r["arm"] == "full"]\ngallery.draw_texts(results.run, first_arm, pairs[0].id)',
     )
     run_cell(page, figure)
     figure.locator("img").wait_for()
