@@ -1,5 +1,6 @@
 """What `make` would run: its recipes are printed, not executed."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,8 +14,10 @@ def recipe(target):
     """The lines that make would run for a target where everything is installed."""
     if not shutil.which("make"):
         pytest.skip("no make on this machine")
-    command = ["make", "--dry-run", "--old-file=.venv/installed", target]
-    told = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    command = ["make", "--dry-run", "--no-print-directory", "--old-file=.venv/installed", target]
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    run = {"capture_output": True, "text": True, "cwd": ROOT, "check": True, "env": alone}
+    told = subprocess.run(command, **run).stdout
     return told.replace("\\\n", " ").splitlines()
 
 
