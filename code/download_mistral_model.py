@@ -20,7 +20,7 @@ from pydantic_settings import CliImplicitFlag
 
 from logit_amplification.errors import BadInput, exit_code
 from logit_amplification.locations import DEMO
-from logit_amplification.models import hub, readiness
+from logit_amplification.models import advice, hub, readiness
 from logit_amplification.models.local import DEMO_INSTALL
 from logit_amplification.settings import Settings, load_settings, shown_path
 
@@ -45,7 +45,7 @@ def main(flags: list[str]) -> int:
 
 def run(command: Command) -> None:
     """Look whether it fits, fetch, verify, try, and give advice."""
-    found = readiness.look(settings=command)
+    found = readiness.check_machine(settings=command)
     if not command.fetch_only and found.options and not found.recommended:
         (told,) = [check.text for check in found.checks if check.name == "fits"]
         raise BadInput(
@@ -58,14 +58,14 @@ def run(command: Command) -> None:
         fetch_and_verify(command)
     if command.fetch_only:
         return
-    found = readiness.look(settings=command)  # now with the model's own configuration
+    found = readiness.check_machine(settings=command)  # now with the model's own configuration
     if found.chosen and not found.chosen.fits:
         best = found.recommended
         print(f"\nQUANTIZATION={command.quantization} does not fit; trying {readiness.tips(best)}")
         changed = {"quantization": best.quantization, "device": best.device}
         command = command.model_copy(update=changed)
     try_it(command)
-    print("\nOn this machine:", *readiness.advice(found), sep="\n")
+    print("\nOn this machine:", *advice.precision_table(found), sep="\n")
 
 
 def fetch_demo() -> None:

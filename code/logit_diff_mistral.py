@@ -49,11 +49,11 @@ def run(command: Command) -> None:
     refuse_unwritable(command)
     prompt_pairs = pairs.read_pairs(command.prompts, command.controls)
 
-    from logit_amplification.models import loading, readiness
+    from logit_amplification.models import advice, loading
     from logit_amplification.reports import artifacts
     from logit_amplification.sweeps import sweep
 
-    print(*readiness.before_loading(command), sep="\n", flush=True)
+    print(*advice.before_loading(command), sep="\n", flush=True)
     model = loading.load_model(command)
     done = sweep.sweep(model, prompt_pairs, command, rerun=command.rerun)
     written = artifacts.save_artifacts(done, command)

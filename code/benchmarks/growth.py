@@ -85,7 +85,7 @@ def one_size(options: argparse.Namespace) -> Row:
         "peak memory above the model, MB": (
             f"{(loading.peak_memory(torch.device('cpu')) - loaded_bytes) / 1e6:.0f}"
         ),
-        "reckoned by slots=auto, MB": f"{predicted / 1e6:.0f}",
+        "estimated by slots=auto, MB": f"{predicted / 1e6:.0f}",
     }
 
 

@@ -1,4 +1,4 @@
-"""Mistral 7B without its weights: its shape measured here, its sweep reckoned for others."""
+"""Mistral 7B without its weights: its shape measured here, its sweep estimated for others."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def true_size(options: argparse.Namespace) -> list[Row]:
         read = weights + number * each["keys_and_values"]
         peak = held.most if own else loading.peak_memory(device)
         load_peak = load_peak if own else peak
-        reckoned = sizes.weight_bytes(sizes.MISTRAL_7B, quantization, model.dtype.itemsize)
+        estimated = sizes.weight_bytes(sizes.MISTRAL_7B, quantization, model.dtype.itemsize)
         beside = number * sum(each.values()) + readiness.PROCESS_BYTES
         rows.append(
             {
@@ -106,12 +106,12 @@ def true_size(options: argparse.Namespace) -> list[Row]:
                 "quantization": quantization,
                 "load, s": f"{load_seconds:.0f}",
                 "GB of weights": f"{weights / 1e9:.2f}",
-                "reckoned": f"{reckoned / 1e9:.2f}",
+                "estimated": f"{estimated / 1e9:.2f}",
                 "peak while loading, GB": f"{load_peak / 1e9:.1f}",
-                "reckoned while loading": f"{(reckoned + readiness.PROCESS_BYTES) / 1e9:.1f}",
+                "estimated while loading": f"{(estimated + readiness.PROCESS_BYTES) / 1e9:.1f}",
                 "slots": number,
                 "peak while decoding, GB": f"{peak / 1e9:.1f}",
-                "reckoned in all": f"{(reckoned + beside) / 1e9:.1f}",
+                "estimated in all": f"{(estimated + beside) / 1e9:.1f}",
                 "ms per step": f"{1000 * seconds:.4g}",
                 "tokens/s": f"{number / seconds:.3g}",
                 "GB read per step": f"{read / 1e9:.3g}",
@@ -188,12 +188,12 @@ def write_random_mistral(folder: Path, architecture: dict[str, Any], layers_per_
 
 
 def machines(options: argparse.Namespace) -> list[Row]:
-    """Mistral 7B's default sweep elsewhere, reckoned: what is recommended, and the least time.
+    """Mistral 7B's default sweep elsewhere, estimated: what is recommended, and the least time.
 
     The time is that of reading weights, keys and values once per step, or of multiplying them, if
     that is longer: no program is faster. Unpacking 8- or 4-bit weights comes on top.
     """
-    plan = readiness.look(readiness.MISTRAL).plan
+    plan = readiness.check_machine(readiness.MISTRAL).plan
     cells = len(load_subject("float32").cells)
     rows = []
     multiplied = 2 * sizes.parameters(sizes.MISTRAL_7B)["linear"]  # operations per row

@@ -33,7 +33,7 @@ def keep(name: str, rows: list[Row]) -> None:
     )
     results[name] = {
         "measured": time.strftime("%Y-%m-%d"),
-        "machine": "reckoned, not measured" if name == "machines" else measured_on,
+        "machine": "estimated, not measured" if name == "machines" else measured_on,
         "rows": rows,
     }
     RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -29,7 +29,7 @@ class Bar(tqdm):
 
 
 class SweepBar(Bar):
-    """Counts tokens, whose number shrinks when answers end early, and tells the answers done."""
+    """A bar over the tokens still possible: its total shrinks when an answer ends early."""
 
     def __init__(self, answers: int, max_new_tokens: int):
         self.done, self.answers, self.longest = 0, answers, max_new_tokens

@@ -237,7 +237,7 @@ def test_common_random_numbers_take_the_luck_of_the_draw_out_of_a_difference():
             for alpha in (0.0, 1.0):
                 value = luck + alpha + generator.normal(0, 0.1)
                 records.append(make_record(f"p{pair}", alpha, sample=sample, nll_a=value))
-    row = stats.luck(stats.to_frame(records), "nll_a").loc[1.0]
+    row = stats.crn_variance(stats.to_frame(records), "nll_a").loc[1.0]
     assert row["n"] == 40
     assert row["common"] == pytest.approx(0.02, rel=0.2)
     assert row["independent"] == pytest.approx(2.02, rel=0.2)
@@ -245,7 +245,7 @@ def test_common_random_numbers_take_the_luck_of_the_draw_out_of_a_difference():
 
 def test_one_sample_says_nothing_about_the_luck_of_the_draw():
     _, records = make_sweep({"a": [1, 2], "b": [3, 4]})
-    assert stats.luck(stats.to_frame(records), "nll_a").empty
+    assert stats.crn_variance(stats.to_frame(records), "nll_a").empty
 
 
 # ---------------------------------------------------------------------------------------- tables

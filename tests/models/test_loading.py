@@ -57,7 +57,7 @@ def test_quantized_weights_take_part_in_the_same_way(tiny_folder, quantization):
 
 def test_auto_dtype_follows_the_hardware(monkeypatch):
     for native, dtype in [("bfloat16", torch.bfloat16), ("float32", torch.float32)]:
-        monkeypatch.setattr(hardware, "cpu_number_format", lambda native=native: native)
+        monkeypatch.setattr(hardware, "cpu_dtype", lambda native=native: native)
         assert choose_dtype("auto", CPU) == dtype
     assert choose_dtype("float16", CPU) == torch.float16
     for native, dtype in [(True, torch.bfloat16), (False, torch.float16)]:

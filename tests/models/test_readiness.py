@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 
 from local_hub import COMMIT, serving
 from logit_amplification.locations import ROOT
-from logit_amplification.models import hardware, local, readiness, sizes
+from logit_amplification.models import advice, hardware, local, readiness, sizes
 from logit_amplification.settings import Settings, load_settings
 from mistral_files import save_mistral
 
@@ -132,11 +132,11 @@ def test_the_verdict_is_on_the_hardware_alone(monkeypatch):
     monkeypatch.setattr(hardware, "memory", lambda: free)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(readiness.metadata, "version", nothing)
-    found = readiness.look()
-    assert found.ready and list(readiness.lines(found))[-1] == "Ready."
+    found = readiness.check_machine()
+    assert found.ready and list(advice.lines(found))[-1] == "Ready."
     monkeypatch.setattr(hardware, "memory", lambda: hardware.Memory(GIB, GIB))
     monkeypatch.setattr(hardware, "gpus", lambda: [])
-    assert not readiness.look().ready
+    assert not readiness.check_machine().ready
 
 
 def test_the_requirements_are_read_as_pip_reads_them():
@@ -176,7 +176,7 @@ def test_the_processors_format_is_the_one_that_torch_finds():
 
     native = torch.cpu.get_capabilities()
     has_bfloat16 = any(native.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
-    assert hardware.cpu_number_format() == ("bfloat16" if has_bfloat16 else "float32")
+    assert hardware.cpu_dtype() == ("bfloat16" if has_bfloat16 else "float32")
 
 
 def test_nvidia_gpus_are_those_of_nvidia_smi(tmp_path, monkeypatch):
@@ -190,9 +190,9 @@ def test_nvidia_gpus_are_those_of_nvidia_smi(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     first, second = hardware.gpus()
-    assert (first.name, first.number_format) == ("NVIDIA GeForce RTX 4070", "bfloat16")
+    assert (first.name, first.dtype) == ("NVIDIA GeForce RTX 4070", "bfloat16")
     assert first.memory == hardware.Memory(12282 * hardware.MIB, 11800 * hardware.MIB)
-    assert (second.number_format, second.compute_capability) == ("float16", 6.1)
+    assert (second.dtype, second.compute_capability) == ("float16", 6.1)
 
 
 def test_amd_gpus_are_those_of_the_kernel(tmp_path):
@@ -249,7 +249,7 @@ def test_a_model_is_missing_then_whole_then_cut_short(server, tmp_path):
         (snapshot / name).write_bytes(content)
     code, told = report(*flags, **reached)
     assert code == 0 and text(told, "model").endswith("complete")
-    assert told["options"][0]["weights"] > 0  # reckoned from the model's own configuration
+    assert told["options"][0]["weights"] > 0  # estimated from the model's own configuration
     part = snapshot / "model-00001-of-00002.safetensors"
     part.write_bytes(part.read_bytes()[:-1])
     code, told = report(*flags, **reached)
@@ -310,7 +310,7 @@ def test_a_device_that_is_not_here_and_a_folder_that_is_not_a_model_fail(tmp_pat
 
 
 @pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])
-def test_weights_take_what_is_reckoned(quantization):
+def test_weights_take_what_is_estimated(quantization):
     """The demo model, loaded: its tensors and those of bitsandbytes' own states."""
     from logit_amplification.models.loading import load_model
 
@@ -325,8 +325,8 @@ def test_weights_take_what_is_reckoned(quantization):
     held = sum(
         {tensor.data_ptr(): tensor.nbytes for tensor in tensors if tensor is not None}.values()
     )
-    reckoned = sizes.weight_bytes(sizes.SMOLLM2_135M, quantization, 2)
-    assert reckoned == pytest.approx(held, rel=0.01)
+    estimated = sizes.weight_bytes(sizes.SMOLLM2_135M, quantization, 2)
+    assert estimated == pytest.approx(held, rel=0.01)
 
 
 def test_the_built_in_architectures_are_those_of_the_models(demo):
@@ -338,7 +338,7 @@ def test_the_built_in_architectures_are_those_of_the_models(demo):
 
 
 def test_the_defaults_are_those_of_the_settings():
-    """Before the libraries are there, the check reckons with these."""
+    """Before the libraries are there, the check estimates with these."""
     fields = Settings.model_fields
     assert fields["model"].default == local.MISTRAL
     assert fields["max_new_tokens"].default == readiness.NEW_TOKENS
@@ -362,17 +362,17 @@ def test_what_is_recommended_on_other_machines(ram, gpu, recommended, monkeypatc
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(hardware, "memory", lambda: hardware.Memory(ram, int(0.9 * ram)))
-    monkeypatch.setattr(hardware, "cpu_number_format", lambda: "bfloat16")
+    monkeypatch.setattr(hardware, "cpu_dtype", lambda: "bfloat16")
     gpus = []
     if gpu:
         kind, name, free, native = gpu
         gpus = [hardware.Gpu(kind, name, hardware.Memory(int(free), int(free)), native)]
     monkeypatch.setattr(hardware, "gpus", lambda: gpus)
-    found = readiness.look()
+    found = readiness.check_machine()
     if recommended is None:
         assert found.recommended is None and not found.ready
         assert any(
-            "close programs, or use a larger machine" in line for line in readiness.lines(found)
+            "close programs, or use a larger machine" in line for line in advice.lines(found)
         )
     else:
         best = found.recommended
@@ -391,9 +391,9 @@ def told_before_loading(monkeypatch, free, gpu=None, **values):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", "/nowhere")
     monkeypatch.setattr(hardware, "memory", lambda: hardware.Memory(free, free))
-    monkeypatch.setattr(hardware, "cpu_number_format", lambda: "bfloat16")
+    monkeypatch.setattr(hardware, "cpu_dtype", lambda: "bfloat16")
     monkeypatch.setattr(hardware, "gpus", lambda: [gpu] if gpu else [])
-    return list(readiness.before_loading(load_settings(**values)))
+    return list(advice.before_loading(load_settings(**values)))
 
 
 def test_what_is_about_to_be_loaded_is_told_with_its_size(monkeypatch):
@@ -431,9 +431,9 @@ def test_one_line_says_when_full_precision_would_fit_too(monkeypatch):
 
 def test_the_other_model_is_named_with_the_way_to_it(monkeypatch):
     monkeypatch.setenv("HF_HOME", "/nowhere")
-    told = readiness.other_model(load_settings(model="demo"))
+    told = advice.other_model(load_settings(model="demo"))
     assert "14.5 GB to download" in told and local.MISTRAL in told
-    told = readiness.other_model(load_settings())
+    told = advice.other_model(load_settings())
     assert 'PARAMETERS = {"model": "demo"}' in told and "make lab" in told
 
 
@@ -443,9 +443,9 @@ def test_slots_given_by_hand_must_fit_too(monkeypatch, tmp_path):
     monkeypatch.setattr(hardware, "gpus", lambda: [])
     monkeypatch.setattr(hardware, "memory", lambda: hardware.Memory(24 * GIB, 22 * GIB))
     monkeypatch.setenv("SLOTS", "4096")
-    assert readiness.look().recommended is None
+    assert readiness.check_machine().recommended is None
     monkeypatch.setenv("SLOTS", "2")
-    assert readiness.look().recommended.slots == 2
+    assert readiness.check_machine().recommended.slots == 2
 
 
 def test_a_torch_that_cannot_use_the_gpu_is_told(monkeypatch):

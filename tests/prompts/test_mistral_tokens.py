@@ -116,7 +116,7 @@ def test_a_control_token_that_cannot_be_written_out_is_told(demo, monkeypatch):
         encoded(demo.tokenizer, chat)
 
 
-def test_memory_is_reckoned_with_the_longest_built_in_prompt(tokenizer, demo):
+def test_memory_is_estimated_with_the_longest_built_in_prompt(tokenizer, demo):
     pairs = read_pairs(ROOT / "data" / "prompt_pairs.csv")
     for one in (tokenizer, demo.tokenizer):
         made = encode_pairs(pairs, one, max_new_tokens=1, max_positions=4096)

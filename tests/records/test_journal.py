@@ -14,7 +14,7 @@ import torch
 
 import logit_diff_mistral
 import runs as runs_script
-from command_line import as_list
+from command_line import as_list, start
 from decoding import PAIRS
 from logit_amplification.engine.batched import BatchedEngine
 from logit_amplification.errors import BadInput
@@ -183,13 +183,11 @@ def test_a_full_disk_ends_the_sweep_with_one_line_and_keeps_what_is_finished(
     flags, tmp_path, kilobytes, told, capsys
 ):
     """A limit on the size of a file stands for it: reached by the journal, or by an artifact."""
-    script = str(ROOT / "code" / "logit_diff_mistral.py")
-    limited = ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "-", sys.executable, script]
-    ended = subprocess.run([*limited, *as_list(flags)], capture_output=True, text=True, cwd=ROOT)
-    assert ended.returncode == 2, ended.stderr
-    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+    ended = start(flags, tmp_path / "told", largest_file=1024 * kilobytes)
+    assert ended.wait() == 2, ended.told
+    (line,) = [line for line in ended.told.splitlines() if line.startswith("error:")]
     assert "cannot write" in line and told in line and "File too large" in line
-    assert "Traceback" not in ended.stderr
+    assert "Traceback" not in ended.told
     assert logit_diff_mistral.main(as_list(flags)) == 0
     assert " 0 found" not in capsys.readouterr().out
     other = {"data-dir": tmp_path / "other", "visualizations-dir": tmp_path / "other"}
@@ -276,21 +274,16 @@ def test_killed_anywhere_the_end_is_the_same(flags, tmp_path):
     assert logit_diff_mistral.main(as_list(whole)) == 0
     name = "amplification_results.json"
     expected = (tmp_path / "whole" / name).read_bytes()
-    command = [sys.executable, str(ROOT / "code" / "logit_diff_mistral.py"), *as_list(flags)]
     chance = random.Random(7)
     kept, killed = 0, 0
     results = flags["data-dir"] / name
     while killed < KILLS:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
-        )
-        told = b""
-        while b"generations to make" not in told and process.poll() is None:
-            told += process.stdout.read(4096)
+        process = start(flags, tmp_path / "told")
+        while "generations to make" not in process.told and process.returncode is None:
+            time.sleep(0.02)
         time.sleep(chance.random() * 4)
-        process.kill()
-        process.communicate()
-        killed += process.returncode == -signal.SIGKILL
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
         runs_found = history.list_runs(flags["data-dir"])
         if runs_found:
             found = len(runs_found[0].read())
@@ -309,18 +302,17 @@ def test_killed_anywhere_the_end_is_the_same(flags, tmp_path):
     assert lines == len(journal.read())  # none twice
 
 
-def test_ctrl_c_ends_within_five_seconds_and_keeps_everything(flags):
+def test_ctrl_c_ends_within_five_seconds_and_keeps_everything(flags, tmp_path):
     flags = flags | {"samples": 200, "max-new-tokens": 40}
-    command = [sys.executable, str(ROOT / "code" / "logit_diff_mistral.py"), *as_list(flags)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    process = start(flags, tmp_path / "told")
     while not ((found := history.list_runs(flags["data-dir"])) and found[0].read()):
-        assert process.poll() is None
+        assert process.returncode is None
         time.sleep(0.1)
     asked = time.perf_counter()
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate()
+    assert process.wait() == 130
     assert time.perf_counter() - asked < 5
-    assert process.returncode == 130 and b"What is finished is kept" in rest
+    assert "What is finished is kept" in process.told
     (journal,) = history.list_runs(flags["data-dir"])
     assert 0 < len(journal.read()) < 600
 

@@ -3,7 +3,7 @@
 import re
 
 from logit_amplification.evaluation import stats
-from logit_amplification.evaluation.wording import spell
+from logit_amplification.evaluation.wording import format_estimate
 from logit_amplification.reports import contact_sheet
 from logit_amplification.reports.figures import gallery, style
 from made_records import make_sweep
@@ -20,7 +20,7 @@ def test_every_figure_has_a_caption_with_its_numbers():
     run, records = two_arms()
     told = contact_sheet.captions(records)
     assert set(told) == set(gallery.draw_all(run, records))
-    expected = spell(stats.dose(stats.to_frame(records[:8]), "nll_a").loc[1.0])
+    expected = format_estimate(stats.dose(stats.to_frame(records[:8]), "nll_a").loc[1.0])
     assert expected in told["dose_response"] and "n = 3 pairs" in told["outcomes"]
     assert "api_sentinel, alpha 1" in told["arms"]
 

@@ -55,7 +55,7 @@ def test_the_committed_study_is_whole(study):
     assert not study.generations.duplicated(cells).any()
     pairs = study.generations.loc[study.generations["control"] == "", "pair_id"].nunique()
     for block in study_script.BLOCKS:
-        rows = stats.effects(study.generations)
+        rows = stats.treatment(study.generations)
         rows = rows[rows["arm"].isin(block["arms"]) & rows["alpha"].isin(block["alphas"])]
         wanted = len(block["arms"]) * len(block["alphas"]) * block.get("samples", 1) * pairs
         assert len(rows) >= wanted

@@ -1,12 +1,27 @@
-"""The scripts, run as a user runs them."""
+"""The scripts, run as a user runs them, each in a process of its own.
+
+Most of the time of such a process would go into importing torch. `start` forks one that has the
+libraries loaded already (multiprocessing's fork server); what must start from nothing, such as
+another hash seed or the absence of torch, uses `run_process`.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import resource
 import subprocess
 import sys
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from logit_amplification.locations import ROOT
+
+SWEEP = ROOT / "code" / "logit_diff_mistral.py"
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["loaded_libraries"])
 
 
 def as_list(options):
@@ -14,7 +29,55 @@ def as_list(options):
 
 
 def run_process(options, **environment):
-    command = [sys.executable, str(ROOT / "code" / "logit_diff_mistral.py"), *as_list(options)]
     return subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, cwd=ROOT
+        [sys.executable, str(SWEEP), *as_list(options)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
+
+
+class Started:
+    """A script under way: what it has printed so far, its exit code, signals to it."""
+
+    def __init__(self, process: Any, told: Path):
+        self.process, self._told = process, told
+
+    @property
+    def told(self) -> str:
+        return self._told.read_text("utf-8") if self._told.exists() else ""
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs, minus the signal where one ended it."""
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def wait(self) -> int:
+        self.process.join()
+        return self.process.exitcode
+
+
+def start(options, told: Path, *, largest_file: int = resource.RLIM_INFINITY) -> Started:
+    """Start a sweep; what it prints goes into the file `told`. largest_file: a limit in bytes."""
+    # Before Python 3.13 the fork server finds what it shall load by PYTHONPATH alone.
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+        forkserver.ensure_running()
+    process = _forks.Process(target=_sweep, args=(as_list(options), told, largest_file))
+    process.start()
+    return Started(process, told)
+
+
+def _sweep(flags: list[str], told: Path, largest_file: int) -> None:
+    output = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+    os.chdir(ROOT)
+    import logit_diff_mistral
+
+    sys.exit(logit_diff_mistral.main(flags))

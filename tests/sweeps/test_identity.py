@@ -23,7 +23,7 @@ from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
 from logit_amplification.logits.amplification import amplify
 from logit_amplification.logits.sampling import uniforms
-from logit_amplification.sweeps.identity import display_name, fingerprint
+from logit_amplification.sweeps.fingerprint import display_name, fingerprint
 from logit_amplification.sweeps.sweep import sweep
 
 
@@ -241,7 +241,7 @@ import torch
 from logit_amplification.logits.amplification import amplify
 from logit_amplification.logits.arms import ARMS
 from logit_amplification.engine.reference import sample_amplified
-from logit_amplification.sweeps.identity import fingerprint
+from logit_amplification.sweeps.fingerprint import fingerprint
 class Mode(enum.Enum):
     FAST = "fast"
 NAMES = {"one", "two", "three", "four", frozenset({"five", "six"}), Mode.FAST}

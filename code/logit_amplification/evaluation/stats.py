@@ -85,8 +85,8 @@ def complete(frame: pandas.DataFrame) -> pandas.DataFrame:
     return frame
 
 
-def effects(frame: pandas.DataFrame, control: str = "") -> pandas.DataFrame:
-    """Return the rows whose effect is what is asked for, or those of one control."""
+def treatment(frame: pandas.DataFrame, control: str = "") -> pandas.DataFrame:
+    """Return the rows of the swept pairs, without controls; or those of one control."""
     return frame[frame["control"] == control]
 
 
@@ -111,7 +111,7 @@ def summarise(frame: pandas.DataFrame) -> pandas.DataFrame:
     """
     rows = []
     for arm, of_arm in frame.groupby("arm", sort=False):
-        groups = [(ALL, effects(of_arm)), *of_arm.groupby("category", sort=False)]
+        groups = [(ALL, treatment(of_arm)), *of_arm.groupby("category", sort=False)]
         for category, group in groups:
             for alpha, cells in group.groupby("alpha"):
                 row: dict[str, Any] = {"arm": arm, "category": category, "alpha": alpha}
@@ -125,7 +125,7 @@ def summarise(frame: pandas.DataFrame) -> pandas.DataFrame:
 
 def dose(frame: pandas.DataFrame, measure: str) -> pandas.DataFrame:
     """Return, per alpha, the mean over pairs with its interval: one arm, controls left out."""
-    groups = effects(frame).groupby("alpha")
+    groups = treatment(frame).groupby("alpha")
     return _table({alpha: estimate(cells, measure) for alpha, cells in groups})
 
 
@@ -245,14 +245,14 @@ def paired_difference(frame: pandas.DataFrame, measure: str, control: str = "") 
     Over the draws that both have. One arm's rows are expected. Controls are left out, or one of
     them is looked at alone.
     """
-    cells = effects(frame, control)
+    cells = treatment(frame, control)
     base = cells[cells["alpha"] == 0]
     return _differences({alpha: (rows, base) for alpha, rows in cells.groupby("alpha")}, measure)
 
 
 def arm_difference(frame: pandas.DataFrame, measure: str, arm: str, base: str) -> pandas.DataFrame:
     """Return, per alpha, the mean difference of two arms within pairs, over their common draws."""
-    cells = effects(frame)
+    cells = treatment(frame)
     one, other = (cells[cells["arm"] == name] for name in (arm, base))
     alphas = sorted(set(one["alpha"]) & set(other["alpha"]))
     return _differences(
@@ -328,7 +328,7 @@ def trend(frame: pandas.DataFrame, measure: str) -> Trend | None:
     The slope is the mean over pairs of each pair's least-squares slope. The test is Page's (1963):
     pairs are blocks, and the hypothesis is that the measure rises with alpha. One arm's rows.
     """
-    cells = effects(frame)
+    cells = treatment(frame)
     table = cells[cells["alpha"] >= 0].pivot_table(
         index=["pair_id", "sample"], columns="alpha", values=measure
     )
@@ -366,14 +366,16 @@ def power(pairs: int) -> Power:
     return Power(pairs, float(solved), float(shares[(seen >= POWER).argmax()]))
 
 
-def luck(frame: pandas.DataFrame, measure: str) -> pandas.DataFrame:
+def crn_variance(frame: pandas.DataFrame, measure: str) -> pandas.DataFrame:
     """Return, per alpha, the variance of a draw's difference to alpha 0, with two kinds of draws.
 
     `common`: both with the same random numbers, as swept; `independent`: with numbers of their own,
     where the variances of both draws add. Each is a variance over the samples of a pair, averaged
     over n pairs with at least two. One arm's rows.
     """
-    table = effects(frame).pivot_table(index=["pair_id", "sample"], columns="alpha", values=measure)
+    table = treatment(frame).pivot_table(
+        index=["pair_id", "sample"], columns="alpha", values=measure
+    )
     rows = {}
     for alpha in table.columns.difference([0.0]) if 0.0 in table else []:
         both = table[[alpha, 0.0]].dropna()

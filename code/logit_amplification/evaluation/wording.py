@@ -32,7 +32,7 @@ def power_sentence(pairs: int) -> str:
     )
 
 
-def spell(row: Any, *, signed: bool = False) -> str:
+def format_estimate(row: Any, *, signed: bool = False) -> str:
     """A mean with its interval and n; row: a stats.Estimate or a row of such columns."""
     row = row._asdict() if isinstance(row, stats.Estimate) else row
     number = (lambda value: f"{value:+.3g}") if signed else (lambda value: f"{value:.3g}")
@@ -44,20 +44,20 @@ def spell(row: Any, *, signed: bool = False) -> str:
     return f"{number(row['mean'])} [{number(row['lower'])}, {number(row['upper'])}], {count}"
 
 
-def claim(row: Any) -> str:
+def format_change(row: Any) -> str:
     """A difference with its interval and n; and that it contains zero, where it does."""
-    return spell(row, signed=True) + "; the interval contains zero" * contains_zero(row)
+    return format_estimate(row, signed=True) + "; the interval contains zero" * contains_zero(row)
 
 
-def tested(row: Any, p: float) -> str:
+def format_test(row: Any, p: float) -> str:
     """A difference with its interval, n and corrected p-value, and what that does not show."""
-    told = f"{claim(row)}, {chance(p)}"
+    told = f"{format_change(row)}, {format_p_value(p)}"
     if p >= 1 - stats.LEVEL and not contains_zero(row):
         told += ", not shown after correction"
     return told
 
 
-def chance(p: float) -> str:
+def format_p_value(p: float) -> str:
     """A p-value in words."""
     if pandas.isna(p):
         return "no test"

@@ -76,9 +76,10 @@ def api_union(
     top: int,
     missing: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """The rule over the tokens in either list; `missing` says what a value is that a list lacks.
+    """Apply the rule to the union of both top lists; all other tokens get -inf.
 
-    It is given log-probabilities and what is listed of them, (..., vocab), and returns (..., 1).
+    missing(logprobs, listed), both (..., vocab), returns the log-probability (..., 1) that stands
+    in for a token that only the other list has.
     """
     listed, known = [], []
     for logits in (logits_a, logits_b):

@@ -36,7 +36,7 @@ class Gpu(NamedTuple):
     kind: str  # "cuda" (also AMD's: torch calls them so) or "mps"
     name: str
     memory: Memory
-    number_format: str
+    dtype: str
     compute_capability: float | None = None  # NVIDIA's
 
 
@@ -62,7 +62,7 @@ def gpus() -> list[Gpu]:
     return sorted(found, key=lambda gpu: gpu.memory.free, reverse=True)
 
 
-def cpu_number_format() -> str:
+def cpu_dtype() -> str:
     """Return `bfloat16` where the processor multiplies it by itself, else `float32`."""
     if sys.platform == "darwin":
         return (

@@ -32,8 +32,8 @@ UNREACHABLE = BROKEN | {"ConnectError", "LocalEntryNotFoundError"}
 def fetch(model: str, revision: str) -> Path:
     """Return the folder of a model's snapshot, fetching what the cache lacks of it.
 
-    After a broken connection at most 10 MB of a file come again, after a reset one the file, and
-    finished files never.
+    A download that breaks off resumes: at most 10 MB of a file are fetched again, or the whole file
+    where the connection was reset. Finished files are never fetched again.
     Raises BadInput when the hub refuses, cannot be reached, or the disk is too small.
     """
     from huggingface_hub import constants, errors, snapshot_download

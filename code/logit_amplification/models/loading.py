@@ -152,7 +152,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if native else torch.float16
     if device.type == "mps":
         return torch.bfloat16 if _mps_has_bfloat16() else torch.float16
-    return getattr(torch, hardware.cpu_number_format())
+    return getattr(torch, hardware.cpu_dtype())
 
 
 def refuse_what_cannot_work(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
@@ -186,7 +186,7 @@ def refuse_what_cannot_fit(
             name: sizes.weight_bytes(config, name, dtype.itemsize)
             for name in ("none", "8bit", "4bit")
         }
-    except (ValueError, KeyError, TypeError):  # an architecture that is not reckoned
+    except (ValueError, KeyError, TypeError):  # an architecture that is not estimated
         return
     if weights[spec.quantization] > memory:
         fitting = [name for name, size in weights.items() if size < memory]

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import locations
-from ..errors import without_secrets
 from ..locations import DEMO, MISTRAL, ROOT
 from . import hardware, sizes
 from .local import (
@@ -44,7 +43,7 @@ ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Bytes of Python with torch and transformers loaded, and of a GPU's context and workspaces beside.
 PROCESS_BYTES = 900_000_000
 # Tokens of the longest built-in prompt with Mistral's tokenizer or the demo model's (a test counts
-# them), and of an answer by default: what the default sweep's memory is reckoned with.
+# them), and of an answer by default: what the default sweep's memory is estimated with.
 BUILT_IN_PROMPT, NEW_TOKENS = 352, 100
 CHARACTERS_PER_TOKEN = 3  # of other prompts, whose tokenizer is not at hand: rather too few
 HUB_SECONDS = 2
@@ -63,7 +62,7 @@ class Option(NamedTuple):
 
     device: str
     quantization: str
-    number_format: str
+    dtype: str
     weights: int
     keys_and_values: int
     logits: int
@@ -91,7 +90,7 @@ class Plan(NamedTuple):
     slots: int | None  # None: auto
     device: str
     quantization: str
-    number_format: str  # "auto", or as the setting DTYPE says
+    dtype: str  # "auto", or as the setting DTYPE says
 
 
 class Readiness(NamedTuple):
@@ -109,15 +108,15 @@ class Readiness(NamedTuple):
         return bool(self.recommended) and all(check.level != "FAIL" for check in self.checks)
 
 
-def look(model: str | None = None, settings: Any = None) -> Readiness:
+def check_machine(model: str | None = None, settings: Any = None) -> Readiness:
     """Check this machine for `settings`, or for those found in .env and the environment.
 
     model: another one than they name.
     """
-    plan, environment = _plan(settings) if settings else _read_settings(model)
+    plan, environment = plan_of(settings) if settings else _read_settings(model)
     held, gpus = hardware.memory(), hardware.gpus()
-    config = _config(plan)
-    options = [] if config is None else list(_options(plan, config, held, gpus))
+    config = model_config(plan)
+    options = [] if config is None else list(precisions(plan, config, held, gpus))
     asked = [option for option in options if option.quantization == plan.quantization]
     chosen = asked[0] if asked else None
     recommended = next((option for option in options if option.fits), None)
@@ -150,12 +149,12 @@ def _read_settings(model: str | None) -> tuple[Plan, Check]:
     from ..settings import load_settings
 
     try:
-        return _plan(load_settings(model=model))
+        return plan_of(load_settings(model=model))
     except BadInput as error:
         return default, Check("FAIL", ".env", str(error))
 
 
-def _plan(settings: Any) -> tuple[Plan, Check]:
+def plan_of(settings: Any) -> tuple[Plan, Check]:
     """Read what is to be run out of valid settings. Raises BadInput for a bad prompt file."""
     from ..prompts.pairs import read_pairs
 
@@ -177,7 +176,7 @@ def _plan(settings: Any) -> tuple[Plan, Check]:
     return plan, Check("OK", ".env", "valid" if found else "none; the defaults count")
 
 
-def _config(plan: Plan) -> dict | None:
+def model_config(plan: Plan) -> dict | None:
     """The model's architecture: its own config.json, here or on the hub, or what is known of it."""
     if plan.model == DEMO:
         return sizes.SMOLLM2_135M
@@ -292,7 +291,7 @@ def _gpu(gpus: list[hardware.Gpu]) -> Check:
         return Check("WARN", "GPU", "none found; the model will run on the CPU, much slower")
     gpu = gpus[0]
     free, total = gigabytes(gpu.memory.free), gigabytes(gpu.memory.total)
-    text = f"{gpu.name}, {free} free of {total}, {gpu.number_format}"
+    text = f"{gpu.name}, {free} free of {total}, {gpu.dtype}"
     build = _installed("torch") or ""
     if gpu.kind == "cuda" and build.endswith("+cpu"):
         return Check("WARN", "GPU", f"{text}; but torch {build} cannot use it: see pytorch.org")
@@ -378,24 +377,24 @@ def _model(plan: Plan, fetched: int) -> Check:
 # --------------------------------------------------------------------------------------- precision
 
 
-def _options(
+def precisions(
     plan: Plan, config: dict, held: hardware.Memory, gpus: list[hardware.Gpu]
 ) -> Iterator[Option]:
     """Yield every precision on the GPU with most memory, then on the CPU: the better first."""
-    places = [(gpu.kind, gpu.memory, gpu.number_format) for gpu in gpus[:1]]
-    places.append(("cpu", held, hardware.cpu_number_format()))
+    places = [(gpu.kind, gpu.memory, gpu.dtype) for gpu in gpus[:1]]
+    places.append(("cpu", held, hardware.cpu_dtype()))
     for kind, memory, native in places:
         if plan.device in ("auto", kind):
-            number_format = native if plan.number_format == "auto" else plan.number_format
+            dtype = native if plan.dtype == "auto" else plan.dtype
             for quantization in QUANTIZATIONS:
-                yield option(plan, config, kind, memory.free, quantization, number_format)
+                yield option(plan, config, kind, memory.free, quantization, dtype)
 
 
 def option(
-    plan: Plan, config: dict, device: str, free: int, quantization: str, number_format: str
+    plan: Plan, config: dict, device: str, free: int, quantization: str, dtype: str
 ) -> Option:
-    """Reckon the default sweep at one precision on a device with `free` bytes."""
-    itemsize = ITEMSIZE[number_format]
+    """Estimate the default sweep at one precision on a device with `free` bytes."""
+    itemsize = ITEMSIZE[dtype]
     weights = sizes.weight_bytes(config, quantization, itemsize)
     cache = sizes.cache_shape(config)
     each = sizes.slot_bytes(cache, config["vocab_size"], plan.length, itemsize)
@@ -405,7 +404,7 @@ def option(
         slots = plan.slots if plan.slots * sum(each.values()) <= left else 0
     rows = max(1, slots)
     held = (rows * each["keys_and_values"], rows * each["logits"])
-    return Option(device, quantization, number_format, weights, *held, PROCESS_BYTES, free, slots)
+    return Option(device, quantization, dtype, weights, *held, PROCESS_BYTES, free, slots)
 
 
 def _fit(
@@ -417,8 +416,8 @@ def _fit(
 ) -> Check:
     name = "fits"
     if config is None:
-        types = " and ".join(sizes.RECKONED_TYPES)
-        return Check("FAIL", name, f"not known: only {types} models that can be read are reckoned")
+        types = " and ".join(sizes.ESTIMATED_TYPES)
+        return Check("FAIL", name, f"not known: only {types} models that can be read are estimated")
     if chosen is None:
         return Check("FAIL", name, f"DEVICE={plan.device}: this machine has none")
     if recommended is None:
@@ -440,97 +439,6 @@ def tips(option: Option) -> str:
     return f"QUANTIZATION={option.quantization} DEVICE={option.device}"
 
 
-# ------------------------------------------------------------------------------------------- words
-
-
 def gigabytes(count: float) -> str:
     """Bytes in words: 10^9, as files and weights are counted."""
     return f"{count / 1e9:.1f} GB"
-
-
-def lines(found: Readiness) -> Iterator[str]:
-    """Yield the answer for people, line by line."""
-    width = max(len(check.name) for check in found.checks)
-    for check in found.checks:
-        yield f"{'[' + check.level + ']':<6} {check.name:<{width}}  {check.text}"
-    yield ""
-    yield from advice(found)
-    yield "Ready." if found.ready else "Not ready: see [FAIL] above."
-
-
-def advice(found: Readiness) -> Iterator[str]:
-    """Yield the table of precisions and what to set, line by line."""
-    if found.options:
-        yield f"{found.plan.model}, contexts of up to {found.plan.length} tokens; GB:"
-        yield (
-            "device  quantization  format    weights  keys+values  logits  beside  needed   free"
-            "  slots  fits"
-        )
-        for one in found.options:
-            yield (
-                f"{one.device:<8}{one.quantization:<14}{one.number_format:<8}"
-                f"{one.weights / 1e9:>9.1f}{one.keys_and_values / 1e9:>13.1f}"
-                f"{one.logits / 1e9:>8.1f}{one.beside / 1e9:>8.1f}{one.needed / 1e9:>8.1f}"
-                f"{one.free / 1e9:>7.1f}{one.slots:>7}  {'yes' if one.fits else 'no'}"
-            )
-        yield ""
-    if found.recommended:
-        slots = found.recommended.slots
-        yield f"Recommended: {tips(found.recommended)} ({slots} generations side by side)"
-
-
-def before_loading(settings: Any) -> Iterator[str]:
-    """Yield which model is about to be loaded and how large it is, then what is more exact."""
-    plan, _ = _plan(settings)
-    config = _config(plan)
-    here = (hardware.memory(), hardware.gpus())
-    options = [] if config is None else list(_options(plan, config, *here))
-    chosen = next((one for one in options if one.quantization == plan.quantization), None)
-    taken = f"; its weights take {gigabytes(chosen.weights)} of memory" if chosen else ""
-    yield f"About to load {without_secrets(plan.model)}: {_whereabouts(plan, config)}{taken}"
-    by_default = "quantization" not in settings.model_fields_set  # who has chosen need not be told
-    if chosen and by_default and _none_fits_too(chosen, options):
-        asked = f"QUANTIZATION={chosen.quantization} (the default)"
-        yield f"{asked}; none would fit here too and is more exact: QUANTIZATION=none"
-
-
-def other_model(settings: Any) -> str:
-    """How to take the demo model in the notebook, or Mistral if the demo model is chosen."""
-    plan, _ = _plan(settings)
-    if plan.model != DEMO:
-        return 'For the demo model instead: PARAMETERS = {"model": "demo"}, or run make lab'
-    mistral = plan._replace(model=MISTRAL, revision=chosen_revision(MISTRAL, "auto"))
-    size = _whereabouts(mistral, sizes.MISTRAL_7B)
-    # Whoever set the demo model in the environment has set its precision there too.
-    parameters = json.dumps({"model": MISTRAL, "quantization": "8bit"})
-    return f"For Mistral 7B instead ({size}): PARAMETERS = {parameters}"
-
-
-def _whereabouts(plan: Plan, config: dict | None) -> str:
-    fetched = weights_to_fetch(plan, config)
-    if not fetched or Path(plan.model).expanduser().is_dir():
-        return "already on this machine"
-    return "not on this machine yet" if fetched == 1 else f"{gigabytes(fetched)} to download"
-
-
-def _none_fits_too(chosen: Option, options: list[Option]) -> bool:
-    whole = [one for one in options if (one.device, one.quantization) == (chosen.device, "none")]
-    return chosen.quantization != "none" and any(one.fits for one in whole)
-
-
-def as_json(found: Readiness) -> str:
-    """Return the answer for machines."""
-    options = [
-        dict(option._asdict(), needed=option.needed, fits=option.fits) for option in found.options
-    ]
-    recommended = found.recommended and found.recommended._asdict()
-    return json.dumps(
-        {
-            "ready": found.ready,
-            "plan": found.plan._asdict(),
-            "checks": [check._asdict() for check in found.checks],
-            "options": options,
-            "recommended": recommended,
-        },
-        indent=1,
-    )

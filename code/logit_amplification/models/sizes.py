@@ -1,4 +1,4 @@
-"""How many bytes a model and its batch take, reckoned from the architecture.
+"""How many bytes a model and its batch take, estimated from the architecture.
 
 Standard library only, and Python 3.8 reads it: the readiness check uses it before anything is
 installed, the engine for the same question afterwards.
@@ -16,7 +16,7 @@ MOST_AUTO_SLOTS = {"cpu": 48, "cuda": 128, "mps": 48}
 # output, the amplified row, the rule's difference, the sampler's and the measures' copies.
 LOGITS_ROWS = 12
 
-# What config.json says of the two models that can be reckoned before they are fetched.
+# What config.json says of the two models that can be estimated before they are fetched.
 MISTRAL_7B = {
     "model_type": "mistral",
     "vocab_size": 32_000,
@@ -37,7 +37,7 @@ SMOLLM2_135M = {
     "num_key_value_heads": 3,
     "tie_word_embeddings": True,
 }
-RECKONED_TYPES = ("llama", "mistral")  # gated MLP, no biases, root-mean-square norms
+ESTIMATED_TYPES = ("llama", "mistral")  # gated MLP, no biases, root-mean-square norms
 
 
 def cache_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -52,9 +52,9 @@ def parameters(config: Mapping[str, Any]) -> dict[str, int]:
 
     `linear_rows` is the number of outputs of all linear layers. Raises ValueError for other types.
     """
-    if config.get("model_type") not in RECKONED_TYPES:
-        allowed = ", ".join(RECKONED_TYPES)
-        raise ValueError(f"model type {config.get('model_type')!r}; reckoned are: {allowed}")
+    if config.get("model_type") not in ESTIMATED_TYPES:
+        allowed = ", ".join(ESTIMATED_TYPES)
+        raise ValueError(f"model type {config.get('model_type')!r}; estimated are: {allowed}")
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     layers, kv_heads, head = cache_shape(config)
     queries, keys = config["num_attention_heads"] * head, kv_heads * head

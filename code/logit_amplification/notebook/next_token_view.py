@@ -50,7 +50,7 @@ def next_token_html(choice: Any, alpha: float, text: Callable[[int], str]) -> st
 
 
 def side_by_side(choice: Any, alphas: Sequence[float], text: Callable[[int], str]) -> str:
-    """Draw the next token at several alphas in one table: what is left where nothing can move."""
+    """Return a table of the next token at several alphas: the still picture without widgets."""
     columns = {"A": choice.under_a, "B": choice.under_b}
     columns |= {f"alpha {alpha:g}": choice.at(alpha) for alpha in alphas}
     return (

@@ -9,7 +9,7 @@ from typing import Any
 import pandas
 
 from ..evaluation import stats
-from ..evaluation.wording import claim, spell
+from ..evaluation.wording import format_change, format_estimate
 from ..logits.vocabulary import MEASURES
 from ..records.files import Record
 from .report import arm_lines, run_in_words
@@ -46,7 +46,7 @@ def captions(records: Sequence[Record]) -> dict[str, str]:
     frame = stats.to_frame(records)
     arm = records[0]["arm"]
     first = frame[frame["arm"] == arm]
-    if stats.effects(first).empty:
+    if stats.treatment(first).empty:
         return {}
     largest = first["alpha"].max()
     others = [name for name in frame["arm"].unique() if name != arm]
@@ -75,16 +75,16 @@ def _told(frame: pandas.DataFrame, alpha: float, names: Sequence[str]) -> str:
     """What measures are at an alpha, and how that differs from alpha 0."""
     parts = []
     for name in names:
-        told = f"{MEASURES[name].described}: {spell(stats.dose(frame, name).loc[alpha])}"
+        told = f"{MEASURES[name].described}: {format_estimate(stats.dose(frame, name).loc[alpha])}"
         changes = stats.paired_difference(frame, name)
-        parts.append(f"{told}, against alpha 0 {claim(changes.loc[alpha])}")
+        parts.append(f"{told}, against alpha 0 {format_change(changes.loc[alpha])}")
     return "; ".join(parts) + "."
 
 
 def _shares(rows: pandas.DataFrame) -> list[str]:
     alpha = rows["alpha"].max()
     return [
-        f"{MEASURES[name].described} {spell(stats.dose(rows, name).loc[alpha])}"
+        f"{MEASURES[name].described} {format_estimate(stats.dose(rows, name).loc[alpha])}"
         for name in ("on_task", "refusal", "incoherent")
         if alpha in stats.dose(rows, name).index
     ]

@@ -13,7 +13,14 @@ from typing import Any
 import pandas
 
 from ..evaluation import stats
-from ..evaluation.wording import chance, claim, counted, power_sentence, spell, tested
+from ..evaluation.wording import (
+    counted,
+    format_change,
+    format_estimate,
+    format_p_value,
+    format_test,
+    power_sentence,
+)
 from ..logits.vocabulary import MEASURES
 from ..records.files import Record, write_atomically, write_report
 
@@ -80,10 +87,10 @@ def recommendations(run: dict[str, Any], records: Sequence[Record]) -> list[str]
     arm = records[0]["arm"]
     first = frame[frame["arm"] == arm]
     lines = ["RECOMMENDATIONS", run_in_words(run, records), ""]
-    if stats.effects(first).empty:
+    if stats.treatment(first).empty:
         return [*lines, "No pair but controls came to an end: nothing can be said about alpha."]
     of_arm = [record for record in records if record["arm"] == arm]
-    lines += [f"1. Design. {power_sentence(stats.effects(frame)['pair_id'].nunique())}", ""]
+    lines += [f"1. Design. {power_sentence(stats.treatment(frame)['pair_id'].nunique())}", ""]
     lines += [f"2. Control. {_null_sentence(of_arm)}", ""]
     lines += [f"3. Where amplification shows, arm {arm}. {_change_sentence(of_arm)}", ""]
     lines += [f"4. Where the text stays likely under A, arm {arm}. {_likely_sentence(first)}"]
@@ -107,12 +114,14 @@ def detailed_report(run: dict[str, Any], records: Sequence[Record]) -> list[str]
         of_arm = [record for record in records if record["arm"] == arm]
         frame = stats.to_frame(of_arm)
         lines += [f"ARM {arm}", "", f"Control. {_null_sentence(of_arm)}", ""]
-        if stats.effects(frame).empty:
+        if stats.treatment(frame).empty:
             lines += ["No pair but controls came to an end in this arm.", ""]
             continue
         shares = stats.changed_share(of_arm).drop(index=0.0, errors="ignore")
         lines += ["Pairs with an answer other than at alpha 0 (Wilson interval)"]
-        lines += [f"  alpha {alpha:<5g} {spell(row)}" for alpha, row in shares.iterrows()] + [""]
+        lines += [
+            f"  alpha {alpha:<5g} {format_estimate(row)}" for alpha, row in shares.iterrows()
+        ] + [""]
         judged = {
             n: f"share that the {n.replace('_', ' calls ', 1)}"
             for n in frame
@@ -138,7 +147,8 @@ def trend_sentence(frame: pandas.DataFrame) -> str:
         return "Trend: not tested, for it takes two pairs and three alphas from 0 on."
     return (
         f"Trend (the one test declared beforehand): the NLL under A changes by "
-        f"{claim(found.slope)}, per unit of alpha. Page's test that it rises: {chance(found.p)}."
+        f"{format_change(found.slope)}, per unit of alpha. "
+        f"Page's test that it rises: {format_p_value(found.p)}."
     )
 
 
@@ -155,7 +165,7 @@ def difference_lines(frame: pandas.DataFrame, names: Sequence[str]) -> list[str]
     rows = [stats.paired_difference(frame, name).loc[largest] for name in names]
     lines = []
     for name, row, p in zip(names, rows, stats.holm([row["p"] for row in rows]), strict=True):
-        lines.append(f"{MEASURES[name].described}: alpha {largest:g}: {tested(row, p)}")
+        lines.append(f"{MEASURES[name].described}: alpha {largest:g}: {format_test(row, p)}")
         lines += [f"  {line}" for line in control_lines(frame, name, largest)]
     return lines
 
@@ -167,7 +177,7 @@ def control_lines(frame: pandas.DataFrame, name: str, alpha: float) -> list[str]
         if control not in ("", "null"):
             table = stats.paired_difference(frame, name, control)
             if alpha in table.index:
-                lines.append(f"control {control}: {claim(table.loc[alpha])}")
+                lines.append(f"control {control}: {format_change(table.loc[alpha])}")
     return lines
 
 
@@ -177,7 +187,7 @@ def arm_lines(frame: pandas.DataFrame, arm: str, base: str) -> list[str]:
     for name in ("kl_amplified_a", PRIMARY, "incoherent"):
         table = stats.arm_difference(frame, name, arm, base)
         for alpha, row in table.iloc[[0, -1][: len(table)]].iterrows():
-            lines.append(f"{arm}, alpha {alpha:g}: {MEASURES[name].described} {claim(row)}")
+            lines.append(f"{arm}, alpha {alpha:g}: {MEASURES[name].described} {format_change(row)}")
     return lines
 
 
@@ -200,11 +210,12 @@ def _change_sentence(records: Sequence[Record]) -> str:
     half = shares if fewer.empty else shares[shares.index > fewer.index[-1]]
     if half.empty:
         row = shares.iloc[-1]
-        return f"At alpha {row.name:g} fewer than half of the pairs answer otherwise: {spell(row)}."
+        few = f"At alpha {row.name:g} fewer than half of the pairs answer otherwise"
+        return f"{few}: {format_estimate(row)}."
     row = half.iloc[0]
     return (
         f"From alpha {row.name:g} on, at least half of the pairs answer otherwise than at alpha 0 "
-        f"with the same random numbers: {spell(row)} (Wilson interval)."
+        f"with the same random numbers: {format_estimate(row)} (Wilson interval)."
     )
 
 
@@ -218,12 +229,14 @@ def _likely_sentence(frame: pandas.DataFrame) -> str:
     bad = rise[~(rise["upper"] < TOLERATED_NLL_RISE)]
     good = rise if bad.empty else rise[rise.index < bad.index[0]]
     sentence = (
-        f"Up to alpha {good.index[-1]:g}, {told} (upper bound): {spell(good.iloc[-1])}."
+        f"Up to alpha {good.index[-1]:g}, {told} (upper bound): {format_estimate(good.iloc[-1])}."
         if len(good)
         else f"At no alpha can it be shown that {told}."
     )
     if len(bad):
-        sentence += f" At alpha {bad.index[0]:g} it no longer can be shown: {spell(bad.iloc[0])}."
+        sentence += (
+            f" At alpha {bad.index[0]:g} it no longer can be shown: {format_estimate(bad.iloc[0])}."
+        )
     return sentence
 
 
@@ -231,9 +244,9 @@ def _measure_lines(frame: pandas.DataFrame, name: str) -> list[str]:
     differences = stats.paired_difference(frame, name)
     lines = []
     for alpha, row in stats.dose(frame, name).iterrows():
-        line = f"  alpha {alpha:<5g} {spell(row)}"
+        line = f"  alpha {alpha:<5g} {format_estimate(row)}"
         if alpha != 0:
-            line += f"; against alpha 0: {claim(differences.loc[alpha])}"
+            line += f"; against alpha 0: {format_change(differences.loc[alpha])}"
         lines += [
             line,
             *(f"    {told}" for told in control_lines(frame, name, alpha) if alpha != 0),
@@ -246,7 +259,7 @@ def _category_lines(frame: pandas.DataFrame) -> list[str]:
     lines = []
     for row in summary[summary["category"] != stats.ALL].itertuples():
         cells = [
-            spell(
+            format_estimate(
                 pandas.Series(
                     {
                         "mean": getattr(row, f"{name}_mean"),

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..evaluation import outcomes, stats
 from ..evaluation.calibration import error_rates
-from ..evaluation.wording import claim, power_sentence, spell
+from ..evaluation.wording import format_change, format_estimate, power_sentence
 from . import study_tables
 from .report import trend_sentence
 from .study_tables import Study
@@ -42,7 +42,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"spell": spell, "claim": claim, "number": _number}
+    environment.filters |= {
+        "format_estimate": format_estimate,
+        "format_change": format_change,
+        "number": _number,
+    }
     return environment
 
 

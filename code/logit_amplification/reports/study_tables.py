@@ -1,4 +1,4 @@
-"""What docs/RESULTS_ANALYSIS.md says, reckoned from the tables of the study; no prose, no torch.
+"""What docs/RESULTS_ANALYSIS.md says, estimated from the tables of the study; no prose, no torch.
 
 A cell of a table is a text already: one form of numbers for all tables. What a sentence of the
 template needs is left as a number, a row of an estimate, or a difference with its test.
@@ -17,7 +17,7 @@ import pandas
 
 from ..errors import BadInput
 from ..evaluation import outcomes, stats
-from ..evaluation.wording import claim, contains_zero, spell, tested
+from ..evaluation.wording import contains_zero, format_change, format_estimate, format_test
 from ..logits.vocabulary import MEASURES
 from .report import PRIMARY, SECONDARY
 
@@ -117,7 +117,7 @@ class Tested(NamedTuple):
     p: float
 
     def __str__(self) -> str:
-        return tested(self.row, self.p)
+        return format_test(self.row, self.p)
 
     @property
     def word(self) -> str:
@@ -171,7 +171,7 @@ def gap_tests(study: Study) -> dict[float, Tested]:
 
 def against(study: Study, control: str, measure: str = PRIMARY) -> Tested | None:
     """The pairs minus a control that shares their A and random numbers, at the largest alpha."""
-    own, other = (stats.effects(study.full, name) for name in ("", control))
+    own, other = (stats.treatment(study.full, name) for name in ("", control))
     other = other.assign(pair_id=other["pair_id"].str.removesuffix(f"~{control}"))
     sides = (side[side["alpha"] == study.largest] for side in (own, other))
     both = stats.common_draws(*sides, measure)
@@ -187,7 +187,7 @@ def _arm_difference(study: Study, measure: str, arm: str, base: str = BASE) -> p
 
 def _distances(study: Study) -> tuple[pandas.Series, pandas.DataFrame]:
     """By pair: KL(A || B) at alpha 0, and KL(amplified || A) at every alpha."""
-    full = stats.effects(study.full)
+    full = stats.treatment(study.full)
     return stats.by_pair(full, "kl_a_b")[0.0], stats.by_pair(full, "kl_amplified_a")
 
 
@@ -196,7 +196,7 @@ def _distances(study: Study) -> tuple[pandas.Series, pandas.DataFrame]:
 
 def commonest_type(study: Study) -> dict[str, Any] | None:
     """The type that most incoherent answers of `full` are of, and the share without that type."""
-    rows = stats.effects(study.full)
+    rows = stats.treatment(study.full)
     rows = rows[rows["alpha"] == study.largest]
     types = rows.loc[rows["incoherent"] == 1, "category"].value_counts()
     if not len(types):
@@ -220,13 +220,13 @@ def collapse(study: Study, arm: str) -> float:
 
 def same_texts(study: Study, arm: str, other: str) -> tuple[int, int]:
     """How many texts of two arms are the same at the largest alpha, and of how many."""
-    cells = (stats.effects(study.arm(name)) for name in (arm, other))
+    cells = (stats.treatment(study.arm(name)) for name in (arm, other))
     return _same(*(side[side["alpha"] == study.largest] for side in cells))
 
 
 def alpha_minus_one(study: Study) -> tuple[int, int]:
     """How many texts at alpha -1 equal those of the swapped pair at alpha 0, and of how many."""
-    own, other = (stats.effects(study.full, name) for name in ("", "swapped"))
+    own, other = (stats.treatment(study.full, name) for name in ("", "swapped"))
     other = other.assign(pair_id=other["pair_id"].str.removesuffix("~swapped"))
     return _same(own[own["alpha"] == -1], other[other["alpha"] == 0])
 
@@ -288,7 +288,7 @@ def error_cells(rates: pandas.DataFrame) -> Cells:
 def dose_cells(study: Study, name: str, alphas: Sequence[float]) -> Cells:
     """A row per main arm: a measure at every alpha, over the draws that all arms have."""
     arms = [BASE, *study.main_arms]
-    frame = stats.effects(study.generations[study.generations["arm"].isin(arms)])
+    frame = stats.treatment(study.generations[study.generations["arm"].isin(arms)])
     shared = frame[frame["sample"] < frame.groupby("arm")["sample"].nunique().min()]
     rows = []
     for arm in arms:
@@ -310,7 +310,7 @@ def limit_cells(study: Study) -> Cells:
     """A row per main arm: the share of incoherent answers, were the limit of NLL another."""
     rows = []
     for arm in (BASE, *study.main_arms):
-        cells = stats.effects(study.arm(arm))
+        cells = stats.treatment(study.arm(arm))
         cells = cells[cells["alpha"] == study.largest]
         # The evidence of an incoherent answer names every limit that it is beyond.
         otherwise = cells["evidence"].str.contains("repeated|non-words|no text")
@@ -330,7 +330,7 @@ def list_cells(study: Study) -> Cells:
             if arm in study.arms:
                 share = stats.dose(study.arm(arm), "incoherent").loc[study.largest]
                 row = _arm_difference(study, PRIMARY, arm)
-                rows.append([kind, length, claim(row), spell(share)])
+                rows.append([kind, length, format_change(row), format_estimate(share)])
     return rows
 
 
@@ -349,7 +349,7 @@ def refusal_cells(study: Study) -> Cells:
         doses = [stats.dose(frame, name) for name in outcomes.LABELS]
         changed = stats.paired_difference(frame, "refusal")
         for alpha in study.alphas(least=0):
-            told = "" if alpha == 0 else claim(changed.loc[alpha])
+            told = "" if alpha == 0 else format_change(changed.loc[alpha])
             rows.append([label, f"{alpha:g}", *(_brief(dose.loc[alpha]) for dose in doses), told])
     return rows
 
@@ -359,7 +359,7 @@ def alpha_cells(study: Study, tests: AlphaTests) -> Cells:
     alphas = study.amplified
     moved = stats.paired_difference(study.full, "kl_amplified_a")
     return [
-        [SHORT["kl_amplified_a"], *(claim(moved.loc[a]) for a in alphas)],
+        [SHORT["kl_amplified_a"], *(format_change(moved.loc[a]) for a in alphas)],
         *([SHORT[n], *(tests[n, a] for a in alphas)] for n in (PRIMARY, *SECONDARY)),
     ]
 
@@ -383,8 +383,11 @@ def type_cells(study: Study) -> Cells:
     """A row per type of prompt: NLL and incoherent answers at the largest alpha minus alpha 0."""
     names = (PRIMARY, "incoherent")
     return [
-        [category, *(claim(stats.paired_difference(g, n).loc[study.largest]) for n in names)]
-        for category, g in stats.effects(study.full).groupby("category", sort=False)
+        [
+            category,
+            *(format_change(stats.paired_difference(g, n).loc[study.largest]) for n in names),
+        ]
+        for category, g in stats.treatment(study.full).groupby("category", sort=False)
     ]
 
 
@@ -396,7 +399,7 @@ def control_cells(study: Study) -> Cells:
         tables = [stats.paired_difference(full, name, control) for control in ("", *controls)]
         for alpha in study.amplified:
             if set(controls) <= set(full.loc[full["alpha"] == alpha, "control"]):
-                told = [claim(table.loc[alpha]) for table in tables]
+                told = [format_change(table.loc[alpha]) for table in tables]
                 rows.append([SHORT[name], f"{alpha:g}", *told])
     return rows
 
@@ -416,11 +419,11 @@ def distance_cells(study: Study) -> Cells:
     return rows
 
 
-def luck_cells(study: Study) -> Cells:
+def crn_variance_cells(study: Study) -> Cells:
     """A row per measure and alpha: variances with common and independent numbers, their ratio."""
     rows = []
     for name in (PRIMARY, "n_tokens", "repeated_4gram_share"):
-        for alpha, row in stats.luck(study.full, name).iterrows():
+        for alpha, row in stats.crn_variance(study.full, name).iterrows():
             gain = f"{row['common'] / row['independent']:.2f}" if row["independent"] else ""
             shown = [f"{row['common']:.3g}", f"{row['independent']:.3g}", gain, int(row["n"])]
             rows.append([SHORT[name], f"{alpha:g}", *shown])

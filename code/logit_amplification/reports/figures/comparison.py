@@ -54,7 +54,7 @@ def draw_outcomes(run: dict[str, Any], records: Sequence[Record]) -> Figure:
                 _line(axes, stats.dose(of_arm, name), _style(place), label=label, place=place)
                 for place, (name, label) in enumerate(OUTCOMES.items())
             ]
-            pairs = stats.effects(of_arm)["pair_id"].nunique()
+            pairs = stats.treatment(of_arm)["pair_id"].nunique()
             axes.set(title=f"{arm}, n = {pairs} pairs", xlabel="alpha", ylim=(-0.03, 1.03))
             axes.set_ylabel("share of answers")
         legend_below(figure, handles)

@@ -102,7 +102,7 @@ def draw_logits(run: dict[str, Any], records: Sequence[Record]) -> Figure:
         category.set(
             title="Spread by category", xlabel="alpha", ylabel="standard deviation of logits"
         )
-        shown = stats.effects(frame)
+        shown = stats.treatment(frame)
         points = scatter.scatter(
             shown["logit_std"],
             shown["n_tokens"],
@@ -211,7 +211,7 @@ def draw_profile(
 
 def _dose_panel(axes: Axes, frame: pandas.DataFrame, name: str, *, lines: bool = True) -> None:
     """A thin line per pair, the mean over pairs with its 95 % interval, and the null pair."""
-    table = stats.by_pair(stats.effects(frame), name)
+    table = stats.by_pair(stats.treatment(frame), name)
     null = stats.by_pair(frame[frame["control"] == "null"], name)
     if lines:
         axes.plot(table.columns, table.T, color="#9DB7C9", linewidth=0.7, alpha=0.7, zorder=1)
@@ -227,7 +227,7 @@ def _dose_panel(axes: Axes, frame: pandas.DataFrame, name: str, *, lines: bool =
 
 def _category_panel(axes: Axes, frame: pandas.DataFrame, name: str) -> list[Line2D]:
     """One line per category, null pairs left out; returns the legend's handles."""
-    shown = stats.effects(frame)
+    shown = stats.treatment(frame)
     handles: list[Line2D] = []
     for index, (category, group) in enumerate(shown.groupby("category", sort=False)):
         table = stats.by_pair(group, name)
@@ -244,7 +244,7 @@ def _category_panel(axes: Axes, frame: pandas.DataFrame, name: str) -> list[Line
 
 
 def _dose_handles(frame: pandas.DataFrame) -> list[Any]:
-    pairs = stats.effects(frame)["pair_id"].nunique()
+    pairs = stats.treatment(frame)["pair_id"].nunique()
     handles: list[Any] = [
         Line2D([], [], color="#9DB7C9", linewidth=1, label="one pair"),
         Line2D(
