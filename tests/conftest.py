@@ -12,6 +12,7 @@ from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerF
 from logit_amplification.engine.batched import BatchedEngine
 from logit_amplification.locations import ROOT
 from logit_amplification.models.loading import LoadedModel, load_model
+from logit_amplification.reports.figures import gallery
 from logit_amplification.settings import Settings, load_settings
 
 # The template that Mistral 7B Instruct v0.2 was published with: it refuses the system role.
@@ -125,6 +126,15 @@ def generated(monkeypatch):
 
     monkeypatch.setattr(BatchedEngine, "generate", watched)
     return asked
+
+
+@pytest.fixture
+def few_figures(monkeypatch):
+    """One figure instead of all, for sweeps whose figures are not what is tested."""
+    draw_texts = gallery.draw_texts
+    monkeypatch.setattr(
+        gallery, "draw_all", lambda run, records: {"text_by_alpha": draw_texts(run, records)}
+    )
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_a_cell_of_the_demo_comes_out_the_same_whatever_is_beside_it(demo_in_its
     loaded = demo_in_its_own_dtype
     contexts = demo_contexts(loaded, "edge-very-long", "persona-pirate", "edge-one-character")
     cells = [Cell(name, alpha, 0) for name in contexts for alpha in (0.0, 1.0, 2.0)]
-    options = {"sampler": make_sampler(0.7, 0, 0.9), "length": 24, "slots": 6}
+    options = {"sampler": make_sampler(0.7, 0, 0.9), "length": 10, "slots": 6}
     together = run(loaded, cells, contexts, **options)
     assert same(run(loaded, cells[::-1], contexts, **options), together)
     one_alpha = [cell for cell in cells if cell.alpha == 1.0]

@@ -55,7 +55,7 @@ def assert_git_sees_only_the_example(out):
     assert journals and set(asked.stdout.split()) == {*left, *journals}
 
 
-def test_another_process_with_another_hash_seed_makes_the_same_bytes(flags, tmp_path):
+def test_another_process_with_another_hash_seed_makes_the_same_bytes(flags, tmp_path, few_figures):
     """The process of the tests has a hash seed of its own, drawn when it started."""
     folders = {"data-dir": tmp_path / "other", "visualizations-dir": tmp_path / "other"}
     done = run_process(flags | folders, PYTHONHASHSEED="1")
@@ -68,7 +68,7 @@ def test_another_process_with_another_hash_seed_makes_the_same_bytes(flags, tmp_
     assert made[0] == made[1]
 
 
-def test_rerun_makes_one_alpha_again(flags, tmp_path, capsys):
+def test_rerun_makes_one_alpha_again(flags, tmp_path, capsys, few_figures):
     assert logit_diff_mistral.main(as_list(flags)) == 0
     before = (tmp_path / "out" / "data" / "amplification_results.json").read_bytes()
     assert logit_diff_mistral.main([*as_list(flags), "--rerun", "1"]) == 0

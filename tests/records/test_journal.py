@@ -180,7 +180,7 @@ def test_a_second_sweep_on_a_folder_is_refused_and_a_dead_one_is_no_obstacle(tmp
     [(3, "/0.jsonl in "), (9, "amplification_results.json in ")],
 )
 def test_a_full_disk_ends_the_sweep_with_one_line_and_keeps_what_is_finished(
-    flags, tmp_path, kilobytes, told, capsys
+    flags, tmp_path, kilobytes, told, capsys, few_figures
 ):
     """A limit on the size of a file stands for it: reached by the journal, or by an artifact."""
     ended = start(flags, tmp_path / "told", largest_file=1024 * kilobytes)
@@ -267,7 +267,7 @@ def test_a_sweep_of_nothing_but_errors_is_told(tiny, settings):
 KILLS = int(os.environ.get("KILLS", "4"))
 
 
-def test_killed_anywhere_the_end_is_the_same(flags, tmp_path):
+def test_killed_anywhere_the_end_is_the_same(flags, tmp_path, few_figures):
     """SIGKILL during the sweep or while artifacts are written; KILLS=100 for the long version."""
     flags = flags | {"alphas": "0,0.5,1,1.5,2,3,4", "samples": 6, "max-new-tokens": 40}
     whole = flags | {"data-dir": tmp_path / "whole", "visualizations-dir": tmp_path / "whole"}

@@ -99,3 +99,12 @@ def test_the_csv_is_what_the_contract_names(tmp_path):
     header = csv.read_text().splitlines()[0].split(",")
     assert header[:5] == ["arm", "category", "alpha", "n", "n_pairs"]
     assert {"nll_a_mean", "nll_a_lower", "nll_a_upper"} < set(header)
+
+
+def test_a_run_of_before_with_fewer_measures_gets_its_report():
+    run, records = make_sweep({"a": [1, 2], "b": [1, 2]})
+    for record in records:
+        del record["measures"]["log_ratio_a_b"]
+    text = "\n".join(report.detailed_report(run, records))
+    assert MEASURES["log_ratio_a_b"].described[1:] not in text
+    assert MEASURES["nll_b"].described[1:] in text

@@ -36,7 +36,9 @@ def make_record(pair_id, alpha, *, sample=0, category="x", control="", arm="full
         "n_tokens": measures.pop("n_tokens", len(tokens)),
         "finish_reason": measures.pop("finish_reason", "length"),
         "outcome": {"label": outcome, "evidence": "by hand"},
-        "measures": dict.fromkeys(PER_TOKEN, 1.0) | measure_text(text, tokens) | measures,
+        "measures": dict.fromkeys((*PER_TOKEN, "log_ratio_a_b"), 1.0)
+        | measure_text(text, tokens)
+        | measures,
         "per_token": {name: [1.0] * len(tokens) for name in PER_TOKEN},
     }
 

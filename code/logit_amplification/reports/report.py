@@ -33,7 +33,8 @@ SECONDARY = (
     *("n_tokens", "ended_by_eos", "entropy"),
 )
 REPORTED = (
-    *("kl_amplified_a", PRIMARY, "incoherent", "refusal", "on_task", "refusal_if_coherent"),
+    *("kl_amplified_a", PRIMARY, "nll_b", "log_ratio_a_b"),
+    *("incoherent", "refusal", "on_task", "refusal_if_coherent"),
     *("entropy", "rank_a", "implausible_share", "repeated_4gram_share", "distinct_2", "n_tokens"),
     *("ended_by_eos", "logit_range", "logit_std", "outside_top20_a", "outside_top20_b"),
     *("overlap_top20", "reachable_top20"),
@@ -127,7 +128,8 @@ def detailed_report(run: dict[str, Any], records: Sequence[Record]) -> list[str]
             for n in frame
             if n.startswith("judge_")
         }
-        told = {name: MEASURES[name].described for name in REPORTED} | judged
+        # Runs of before have fewer measures.
+        told = {name: MEASURES[name].described for name in REPORTED if name in frame} | judged
         for name, description in told.items():
             lines += [description[0].upper() + description[1:], *_measure_lines(frame, name), ""]
         lines += ["By category: KL(amplified || A) and negative log-likelihood under A", ""]
