@@ -103,12 +103,15 @@ def by_pair(frame: pandas.DataFrame, measure: str) -> pandas.DataFrame:
     )
 
 
-def summarise(frame: pandas.DataFrame) -> pandas.DataFrame:
+def summarise(frame: pandas.DataFrame, measures: Sequence[str] = ()) -> pandas.DataFrame:
     """Return `summary_statistics.csv`: a row per (arm, category or `all`, alpha).
 
-    n counts generations, n_pairs the pairs that the interval is over; then, per measure, the mean
-    over pairs and the bounds of its 95 % interval. `all` leaves the controls out.
+    n counts generations, n_pairs the pairs that the interval is over; then, per measure (all of
+    them unless some are named), the mean over pairs and the bounds of its 95 % interval. `all`
+    leaves the controls out.
     """
+    measures = measures or measure_names(frame)
+    means = [name for name in measures if not is_share(name)]
     rows = []
     for arm, of_arm in frame.groupby("arm", sort=False):
         groups = [(ALL, treatment(of_arm)), *of_arm.groupby("category", sort=False)]
@@ -116,8 +119,9 @@ def summarise(frame: pandas.DataFrame) -> pandas.DataFrame:
             for alpha, cells in group.groupby("alpha"):
                 row: dict[str, Any] = {"arm": arm, "category": category, "alpha": alpha}
                 row |= {"n": len(cells), "n_pairs": cells["pair_id"].nunique()}
-                for name in measure_names(frame):
-                    found = estimate(cells, name)
+                of_pair = cells.groupby("pair_id")[means].mean()
+                for name in measures:
+                    found = estimate(cells, name) if is_share(name) else interval(of_pair[name])
                     row |= {f"{name}_{part}": getattr(found, part) for part in COLUMNS[:3]}
                 rows.append(row)
     return pandas.DataFrame(rows)
@@ -160,7 +164,7 @@ def interval(values: Sequence[float]) -> Estimate:
     mean = float(values.mean()) if len(values) else numpy.nan
     if len(values) < 2:
         return Estimate(mean, numpy.nan, numpy.nan, len(values))
-    error = float(scipy_stats.sem(values))
+    error = float(values.std(ddof=1) / numpy.sqrt(len(values)))
     if len(values) < BOOTSTRAP_FROM or error == 0:
         reach = _students(len(values)) * error
         return Estimate(mean, mean - reach, mean + reach, len(values))
@@ -168,6 +172,7 @@ def interval(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - high * error, mean - low * error, len(values))
 
 
+@lru_cache
 def _students(count: int) -> float:
     """The 97.5 % point of Student's t for the mean of so many values."""
     return float(scipy_stats.t.ppf((1 + LEVEL) / 2, count - 1))
@@ -298,7 +303,7 @@ def sign_flip(differences: pandas.Series) -> float:
     return float((1 + as_far.sum()) / (1 + PERMUTATIONS))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)  # at most as many sizes of groups as a study has
 def _signs(count: int) -> NDArray:
     return numpy.random.default_rng(0).choice([-1.0, 1.0], (PERMUTATIONS, count))
 

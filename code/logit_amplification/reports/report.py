@@ -39,6 +39,7 @@ REPORTED = (
     *("ended_by_eos", "logit_range", "logit_std", "outside_top20_a", "outside_top20_b"),
     *("overlap_top20", "reachable_top20"),
 )
+BY_CATEGORY = ("kl_amplified_a", PRIMARY)
 
 
 def write_reports(data_dir: Path, run: dict[str, Any], records: Sequence[Record]) -> list[Path]:
@@ -257,7 +258,7 @@ def _measure_lines(frame: pandas.DataFrame, name: str) -> list[str]:
 
 
 def _category_lines(frame: pandas.DataFrame) -> list[str]:
-    summary = stats.summarise(frame)
+    summary = stats.summarise(frame, BY_CATEGORY)
     lines = []
     for row in summary[summary["category"] != stats.ALL].itertuples():
         cells = [
@@ -271,7 +272,7 @@ def _category_lines(frame: pandas.DataFrame) -> list[str]:
                     }
                 )
             )
-            for name in ("kl_amplified_a", "nll_a")
+            for name in BY_CATEGORY
         ]
         lines.append(f"  {row.category:<18} alpha {row.alpha:<5g} KL {cells[0]}; NLL {cells[1]}")
     return lines
