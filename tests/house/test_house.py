@@ -4,9 +4,11 @@ import ast
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from command_line import python_of
 from logit_amplification.locations import ROOT
 from logit_amplification.records.files import read_results
 
@@ -135,3 +137,31 @@ def test_links_in_the_documents_lead_somewhere(path):
     text = (ROOT / path).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", text):
         assert ((ROOT / path).parent / target).exists(), target
+
+
+# -------------------------------------------------------------------------------- other Pythons
+
+COMPILING = """
+import sys, warnings
+warnings.simplefilter("error")
+for path in sys.argv[1:]:
+    compile(open(path, encoding="utf-8").read(), path, "exec", dont_inherit=True)
+"""
+
+
+def test_the_code_needs_no_newer_python_than_it_says():
+    vermin = str(Path(sys.executable).with_name("vermin"))
+    command = [vermin, "-t=3.10-", "--no-tips", str(ROOT / "code")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.12", "3.13"])
+def test_other_pythons_compile_every_file_without_a_warning(version):
+    """The tests themselves run on one Python alone: torch for each is several gigabytes."""
+    python = python_of(version)
+    if not python:
+        pytest.skip(f"no Python {version} on this machine")
+    files = [str(path) for folder in ("code", "tests") for path in (ROOT / folder).rglob("*.py")]
+    ended = subprocess.run([python, "-c", COMPILING, *files], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr

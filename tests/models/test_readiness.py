@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from command_line import python_of
 from local_hub import COMMIT, serving
 from logit_amplification.locations import ROOT
 from logit_amplification.models import advice, hardware, local, readiness, sizes
@@ -73,16 +73,9 @@ def test_an_old_python_can_read_it():
 
 @pytest.mark.parametrize("version", ["2.7", "3.6", "3.8", "3.9"])
 def test_an_old_python_gets_a_sentence(version):
-    found = [shutil.which(f"python{version}")]  # on the path, or among those of pyenv
-    found += Path("~/.pyenv/versions").expanduser().glob(f"{version}.*/bin/python")
-    works = [
-        path
-        for path in filter(None, found)
-        if not subprocess.run([path, "-c", ""], capture_output=True).returncode
-    ]
-    if not works:
+    python = python_of(version)
+    if not python:
         pytest.skip(f"no Python {version} on this machine")
-    python = str(works[0])
     code, told = check(python=python)
     assert code == 1
     assert f"Python {version}" in " ".join(told.split())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from multiprocessing import forkserver
@@ -81,3 +82,13 @@ def _sweep(flags: list[str], told: Path, largest_file: int) -> None:
     import logit_diff_mistral
 
     sys.exit(logit_diff_mistral.main(flags))
+
+
+def python_of(version: str) -> str | None:
+    """A working Python of that version: on the path, or among those of pyenv."""
+    found = [shutil.which(f"python{version}")]
+    found += Path("~/.pyenv/versions").expanduser().glob(f"{version}.*/bin/python")
+    for path in filter(None, found):
+        if not subprocess.run([path, "-c", ""], capture_output=True).returncode:
+            return str(path)
+    return None
