@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from multiprocessing import forkserver
@@ -78,6 +79,8 @@ def _sweep(flags: list[str], told: Path, largest_file: int) -> None:
     os.dup2(output, 2)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+    # A shell that starts the tests in the background has them, and all below, ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(ROOT)
     import logit_diff_mistral
 
