@@ -101,7 +101,7 @@ def test_the_csv_is_what_the_contract_names(tmp_path):
     assert {"nll_a_mean", "nll_a_lower", "nll_a_upper"} < set(header)
 
 
-def test_a_run_of_before_with_fewer_measures_gets_its_report():
+def test_a_run_of_an_earlier_version_with_fewer_measures_gets_its_report():
     run, records = make_sweep({"a": [1, 2], "b": [1, 2]})
     for record in records:
         del record["measures"]["log_ratio_a_b"]

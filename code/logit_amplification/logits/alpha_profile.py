@@ -84,7 +84,7 @@ def profile(
     """Return the amplified distribution's numbers at every alpha and position of a text.
 
     logits_a, logits_b (positions, vocab), finite, as of `text_logits`; text_ids (positions,), at
-    least one; alphas (n,) in any order and spacing. Estimated on the CPU in float64, the curves to
+    least one; alphas (n,) in any order and spacing. Computed on the CPU in float64, the curves to
     about 1e-7 nats, the changes exactly. Raises ValueError when the shapes do not fit.
     """
     if not logits_a.shape == logits_b.shape == (len(text_ids), logits_a.shape[-1]):

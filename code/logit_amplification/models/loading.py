@@ -186,7 +186,7 @@ def refuse_what_cannot_fit(
             name: sizes.weight_bytes(config, name, dtype.itemsize)
             for name in ("none", "8bit", "4bit")
         }
-    except (ValueError, KeyError, TypeError):  # an architecture that is not estimated
+    except (ValueError, KeyError, TypeError):  # a size that cannot be estimated
         return
     if weights[spec.quantization] > memory:
         fitting = [name for name, size in weights.items() if size < memory]

@@ -417,7 +417,7 @@ def _fit(
     name = "fits"
     if config is None:
         types = " and ".join(sizes.ESTIMATED_TYPES)
-        return Check("FAIL", name, f"not known: only {types} models that can be read are estimated")
+        return Check("FAIL", name, f"not known: only the size of {types} models can be estimated")
     if chosen is None:
         return Check("FAIL", name, f"DEVICE={plan.device}: this machine has none")
     if recommended is None:

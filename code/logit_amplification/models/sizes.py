@@ -16,7 +16,7 @@ MOST_AUTO_SLOTS = {"cpu": 48, "cuda": 128, "mps": 48}
 # output, the amplified row, the rule's difference, the sampler's and the measures' copies.
 LOGITS_ROWS = 12
 
-# What config.json says of the two models that can be estimated before they are fetched.
+# What config.json says of the two models whose size can be estimated before they are fetched.
 MISTRAL_7B = {
     "model_type": "mistral",
     "vocab_size": 32_000,
@@ -54,7 +54,7 @@ def parameters(config: Mapping[str, Any]) -> dict[str, int]:
     """
     if config.get("model_type") not in ESTIMATED_TYPES:
         allowed = ", ".join(ESTIMATED_TYPES)
-        raise ValueError(f"model type {config.get('model_type')!r}; estimated are: {allowed}")
+        raise ValueError(f"model type {config.get('model_type')!r}; allowed: {allowed}")
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     layers, kv_heads, head = cache_shape(config)
     queries, keys = config["num_attention_heads"] * head, kv_heads * head

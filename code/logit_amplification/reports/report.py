@@ -129,7 +129,7 @@ def detailed_report(run: dict[str, Any], records: Sequence[Record]) -> list[str]
             for n in frame
             if n.startswith("judge_")
         }
-        # Runs of before have fewer measures.
+        # Runs of earlier versions have fewer measures.
         told = {name: MEASURES[name].described for name in REPORTED if name in frame} | judged
         for name, description in told.items():
             lines += [description[0].upper() + description[1:], *_measure_lines(frame, name), ""]
