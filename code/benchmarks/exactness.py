@@ -128,7 +128,7 @@ def forced(
     batch = fill_slots(subject, cells, texts.shape[1], forwards=forwards)
     found = []
     for tokens in texts.T:
-        found.append([logits.clone() for logits in batch.logits])
+        found.append([logits.clone() for logits in batch.logits()])
         batch.forward(tokens)
     return tuple(torch.stack(side) for side in zip(*found, strict=True))
 

@@ -9,14 +9,18 @@ import random
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache, TopPLogitsWarper
 
-from logit_amplification.engine.cache import attending_in_slots
+from logit_amplification.engine import step
+from logit_amplification.engine.cache import attending
+from logit_amplification.engine.cpu.packed import PackedLinear
 from logit_amplification.engine.forward import cached_forward, profile_text
 from logit_amplification.engine.interface import Cell, Generation
 from logit_amplification.errors import BadInput
@@ -25,9 +29,9 @@ from logit_amplification.logits.amplification import amplify
 from logit_amplification.models import loading, sizes
 
 from .results import Row
-from .subject import Subject, fill_slots, in_turns, load_subject, ratio, spread
+from .subject import Subject, fill_slots, formats, in_turns, load_subject, ratio, spread
 
-STEPS = 60
+STEPS = 40
 
 
 # ------------------------------------------------------------------------------------------- peers
@@ -36,7 +40,7 @@ STEPS = 60
 def peers(options: argparse.Namespace) -> list[Row]:
     """Amplified tokens per second: ours with all measures, and what else one could use."""
     rows = []
-    for dtype in ("bfloat16", "float32"):
+    for dtype in formats():
         subject = load_subject(dtype)
         some = [random.Random(n).sample(subject.cells, options.cells) for n in range(99)]
         runs = {
@@ -50,7 +54,7 @@ def peers(options: argparse.Namespace) -> list[Row]:
                 lambda n, s=subject, c=some: tokens_per_second(generate_guided(s, c[n]))
             ),
         }
-        if dtype == "bfloat16" and options.llama_python:
+        if dtype == formats()[0] and options.llama_python:
             runs |= llama_cpp_runs(subject, options.llama_python, some)
         found = in_turns(runs, options.repeats)
         ours = next(iter(found.values()))
@@ -178,47 +182,100 @@ def llama_cpp_runs(
 
 
 def limit(options: argparse.Namespace) -> list[Row]:
-    """Milliseconds per decode step of 96 rows: bare forwards, and all that the engine does."""
+    """Milliseconds per decode step of 96 rows, by kind of step, and what of the machine it uses."""
     rows = []
-    for dtype in ("bfloat16", "float32"):
+    for dtype in formats():
         subject = load_subject(dtype)
         cells = [cell for cell in subject.cells if cell.pair_id != "edge-very-long"][:48]
-        found = in_turns(
-            {
-                "bare forward, our memory and attention": partial(bare_steps, subject, cells),
-                "this engine, everything": partial(engine_steps, subject, cells),
-                "bare forward, transformers' StaticCache and fused attention": partial(
-                    static_steps, subject, cells
-                ),
-            },
-            options.repeats,
+        runs = {}
+        for kind in kinds(subject):
+            name = f"{kind} step"
+            runs[f"{name}, forward alone"] = partial(bare_steps, subject, cells, kind)
+            runs[f"{name}, this engine with everything"] = partial(
+                engine_steps, subject, cells, kind
+            )
+        runs["transformers' StaticCache and fused attention, forward alone"] = partial(
+            static_steps, subject, cells
         )
-        bare = next(iter(found.values()))
+        for run in runs.values():
+            run(-1)  # weights are packed and layers compiled once
+        least: list[float] = []
+        runs["least by arithmetic or by bytes, whichever is more"] = (
+            lambda _, s=subject, c=cells, f=least: f.append(least_time(s, c)) or f[-1]
+        )
+        found = in_turns(runs, options.repeats)
+        eager = found["eager step, this engine with everything"]
         rows += [
             {
                 "precision": dtype,
                 "per step": name,
                 "ms": spread(times),
-                "share of the bare forward": ratio(times, bare),
+                "of the eager engine's": ratio(times, eager),
+                "share of the limit": ratio(least, times),
             }
             for name, times in found.items()
         ]
     return rows
 
 
-def engine_steps(subject: Subject, cells: Sequence[Cell], _: int) -> float:
+def kinds(subject: Subject) -> list[str]:
+    """The kinds of steps that this machine can make with these weights."""
+    possible = []
+    for kind in step.KINDS:
+        with suppress(BadInput):
+            possible.append(step.kind_of_step(kind, [subject.model]))
+    return possible
+
+
+def least_time(subject: Subject, cells: Sequence[Cell]) -> float:
+    """Milliseconds that multiplying by all weights, or reading them, takes at the least.
+
+    Two operations per weight and row at the speed of a large packed product, against the weights'
+    bytes at the speed of reading a large block: both measured now. Keys and values are left out.
+    """
+    linear = [one.weight for one in subject.model.modules() if type(one) is nn.Linear]
+    operations = 2 * 2 * len(cells) * sum(weight.numel() for weight in linear)
+    read = sum(weight.nbytes for weight in linear)
+    return 1000 * max(operations / arithmetic(subject.model.dtype), read / reading())
+
+
+@torch.inference_mode()
+def arithmetic(dtype: torch.dtype, size: int = 2048) -> float:
+    """Operations per second of a product of two large matrices; the best of several."""
+    layer = PackedLinear(nn.Linear(size, size, bias=False, dtype=dtype))
+    inputs = torch.randn(size, size, dtype=dtype)
+    return 2 * size**3 / best_of(lambda: layer(inputs))
+
+
+def reading(size: int = 1 << 28) -> float:
+    """Bytes per second of reading a block that no cache holds; the best of several."""
+    block = torch.ones(size, dtype=torch.int64)
+    return block.nbytes / best_of(block.sum)
+
+
+def best_of(run: Callable[[], Any], repeats: int = 7) -> float:
+    """Seconds of the fastest call."""
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def engine_steps(subject: Subject, cells: Sequence[Cell], kind: str, _: int) -> float:
     """From the first tokens to the last: no prefill, but rule, measures, draw, bookkeeping."""
     at: list[float] = []
-    changed = {"max_new_tokens": STEPS, "stop_ids": frozenset()}
+    changed = {"max_new_tokens": STEPS, "stop_ids": frozenset(), "step": kind}
     list(subject.generate(cells, on_step=lambda _: at.append(time.perf_counter()), **changed))
     return 1000 * (at[-1] - at[0]) / (len(at) - 1)
 
 
 @torch.inference_mode()
-def bare_steps(subject: Subject, cells: Sequence[Cell], _: int) -> float:
+def bare_steps(subject: Subject, cells: Sequence[Cell], kind: str, _: int) -> float:
     """`model(...)` on the engine's own rows and memory, always the same token, nothing else."""
-    ((rows, _),) = fill_slots(subject, cells, STEPS).batches
-    with attending_in_slots(subject.model):
+    ((rows, _),) = fill_slots(subject, cells, STEPS, kind=kind).batches
+    with attending(rows.model, rows.attention):
         started = time.perf_counter()
         for _ in range(STEPS - 1):
             rows.grow()

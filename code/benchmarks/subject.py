@@ -15,7 +15,7 @@ from logit_amplification.engine.cache import Prefixes
 from logit_amplification.engine.interface import Cell, Contrast, Generation, Request, Stream
 from logit_amplification.engine.slots import Slots
 from logit_amplification.locations import ROOT
-from logit_amplification.models import loading, sizes
+from logit_amplification.models import hardware, loading, sizes
 from logit_amplification.prompts.pairs import encode_pairs, read_pairs
 from logit_amplification.settings import Settings, load_settings
 from logit_amplification.sweeps.sweep import plan_cells
@@ -40,8 +40,9 @@ class Subject:
     def generate(self, cells: Sequence[Cell], **changed: Any) -> Iterator[Generation]:
         """Run the engine as the sweep runs it."""
         slots = changed.pop("slots", sizes.MOST_AUTO_SLOTS["cpu"])
+        step = changed.pop("step", "auto")
         request = replace(Request.of(self.settings, self.loaded.stop_ids), **changed)
-        return BatchedEngine(self.model, slots).generate(cells, self.contrasts, request)
+        return BatchedEngine(self.model, slots, step=step).generate(cells, self.contrasts, request)
 
     @property
     def contrasts(self) -> dict[str, Contrast]:
@@ -68,12 +69,22 @@ def load_subject(dtype: str, quantization: str = "none") -> Subject:
     return Subject(loaded, settings, contexts, plan_cells(pairs, settings))
 
 
+def formats() -> tuple[str, ...]:
+    """The number formats to measure: what the processor multiplies by itself, and float32."""
+    return tuple(dict.fromkeys((hardware.cpu_dtype(), "float32")))
+
+
 def fill_slots(
-    subject: Subject, cells: Sequence[Cell], new_tokens: int, *, forwards: int = 1
+    subject: Subject,
+    cells: Sequence[Cell],
+    new_tokens: int,
+    *,
+    forwards: int = 1,
+    kind: str = "eager",
 ) -> Slots:
     """The engine's slots, one per cell, prefilled."""
     longest = max(len(ids) for c in cells for ids in subject.contexts[c.pair_id]) + new_tokens
-    batch = Slots([subject.model] * 2, len(cells), longest, together=forwards == 1)
+    batch = Slots([subject.model] * 2, len(cells), longest, together=forwards == 1, kind=kind)
     prefixes = Prefixes(most=2 * len(subject.contexts))
     for slot, cell in enumerate(cells):
         streams = subject.contrasts[cell.pair_id].streams

@@ -133,6 +133,11 @@ class Settings(BaseSettings):
         ge=1,
         le=2,
     )
+    step: Literal["auto", "eager", "packed", "compiled"] = _knob(
+        "auto",
+        "how a step is made on a CPU: by the model as it is, with packed weights, or compiled too",
+        "auto, eager, packed or compiled; auto is what is fastest here for the work that there is",
+    )
     judge: str = _knob(
         "",
         "a text-classification model that labels the answers beside the phrase list",

@@ -112,7 +112,7 @@ def test_a_captured_step_reads_and_writes_the_same_memory_every_time(tiny, tiny_
             memory = [rows.tokens, rows.positions, rows.logits]
             memory += [part for layer in rows.layers for part in (layer.keys, layer.values)]
             addresses.append(tuple(part.data_ptr() for part in memory))
-            with cache.attending_in_slots(rows.model):  # a graph has the attention in it
+            with cache.attending(rows.model, rows.attention):  # a graph has the attention in it
                 self.step()
 
     monkeypatch.setattr(step, "MOVING", set())
@@ -237,7 +237,7 @@ def test_out_of_memory_while_a_slot_is_filled_loses_no_cell(tiny, tiny_run, monk
         count.append(1)
         if len(count) == 12:
             raise torch.cuda.OutOfMemoryError
-        fill(self, *args)
+        return fill(self, *args)
 
     monkeypatch.setattr(step.Rows, "fill", failing)
     assert tokens_of(run(tiny, CELLS, TINY_CONTEXTS, sampler=SAMPLER, slots=8)) == tokens_of(

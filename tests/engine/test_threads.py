@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from decoding import TINY_CONTEXTS, run
-from logit_amplification.engine import threads
+from logit_amplification.engine.cpu import threads
+from logit_amplification.engine.cpu.threads import Threads
 from logit_amplification.engine.interface import Cell
-from logit_amplification.engine.threads import Threads
 from made_up_time import Clock
 
 

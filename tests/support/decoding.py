@@ -24,10 +24,12 @@ def demo_contexts(demo, *names):
     return {pair.pair.id: (pair.ids_a, pair.ids_b) for pair in encoded}
 
 
-def generate(model, cells, contexts, *, slots=16, forwards=1, on_out_of_memory=None, **request):
+def generate(
+    model, cells, contexts, *, slots=16, forwards=1, step="auto", on_out_of_memory=None, **request
+):
     """The generations of a batch; contexts are pairs of token ids."""
     more = {"on_out_of_memory": on_out_of_memory} if on_out_of_memory else {}
-    engine = BatchedEngine(model, slots, forwards=forwards, **more)
+    engine = BatchedEngine(model, slots, forwards=forwards, step=step, **more)
     return engine.generate(iter(cells), contrasts(contexts), Request(**request))
 
 

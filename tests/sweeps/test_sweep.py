@@ -122,15 +122,19 @@ def test_a_loop_of_your_own_has_no_other_arms(tiny, settings):
 
 
 def test_what_can_change_a_token_changes_the_name_of_the_run(tiny, settings):
-    names = {run_id(run_configuration(tiny, settings))}
+    def named(step="packed", **given):
+        rule = given.pop("rule", amplify)
+        changed = settings.model_copy(update=given)
+        return run_id(run_configuration(tiny, changed, step=step, rule=rule))
+
+    names = {named()}
     changes = {"temperature": 0.5, "top_p": 0.5, "top_k": 3, "max_new_tokens": 7, "seed": 1}
     for name, value in changes.items():
-        names.add(run_id(run_configuration(tiny, settings.model_copy(update={name: value}))))
-    names.add(run_id(run_configuration(tiny, settings, rule=lambda a, b, alpha: a)))
-    names.add(run_id(run_configuration(tiny, settings.model_copy(update={"forwards": 2}))))
-    assert len(names) == len(changes) + 3
+        names.add(named(**{name: value}))
+    names |= {named(rule=lambda a, b, alpha: a), named(forwards=2), named(step="eager")}
+    assert len(names) == len(changes) + 4
     for name, value in {"alphas": (0.0,), "samples": 9, "slots": 2, "data_dir": "x"}.items():
-        assert run_id(run_configuration(tiny, settings.model_copy(update={name: value}))) in names
+        assert named(**{name: value}) in names
 
 
 # ------------------------------------------------------------------------------------------ slots
@@ -141,7 +145,7 @@ def test_the_automatic_number_of_slots_is_said_and_recorded(tiny, settings, caps
     batch = done.metadata["slots"]
     assert batch["number"] == 48 and batch["chosen"] == "auto" and batch["halved_to"] == []
     assert batch["weights_bytes"] >= sum(p.nbytes for p in tiny.model.parameters())
-    assert "48 slots (auto): 0.0" in capsys.readouterr().out
+    assert "48 slots (auto), packed steps: 0.0" in capsys.readouterr().out
     assert {record["slots"] for record in done.records} == {48}
 
 

@@ -18,6 +18,7 @@ from ..logits.alpha_profile import likeliest
 from .cache import prefill
 from .self_check import refuse_if_unlike
 from .slots import Slots
+from .step import kind_of_step
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,10 @@ def alpha_tree(
     With more than `max_leaves` texts the narrowest pieces are given up at the step where they come
     to be too many; `left_out` has their intervals.
     """
-    refuse_if_unlike(model)
-    slots = Slots([model, model], max_leaves, max(len(ids_a), len(ids_b)) + max_new_tokens)
+    kind = kind_of_step("auto", [model])
+    refuse_if_unlike(model, kind)
+    longest = max(len(ids_a), len(ids_b)) + max_new_tokens
+    slots = Slots([model, model], max_leaves, longest, kind=kind)
     slots.fill(0, [prefill(model, ids) for ids in (ids_a, ids_b)])
     grown = _Growing(slots, max_leaves, {0: Leaf(low, high, (), "open")})
     for step in range(max_new_tokens):
@@ -125,7 +128,7 @@ class _Growing:
         self._place(growing)
 
     def _children(self, slot: int, piece: Leaf, step: int) -> Iterator[Leaf]:
-        logits_a, logits_b = (logits[slot] for logits in self.slots.logits)
+        logits_a, logits_b = self.slots.logits(slot)
         tokens = likeliest(logits_a, logits_b, piece.low, piece.high)
         ends = [*(alpha for alpha, _ in tokens[1:]), piece.high]
         for number, ((low, token), high) in enumerate(zip(tokens, ends, strict=True)):

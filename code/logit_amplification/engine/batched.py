@@ -22,31 +22,33 @@ from ..logits.arms import ARMS
 from ..logits.measures import measure_step
 from ..logits.vocabulary import PER_TOKEN
 from .cache import Prefixes
+from .cpu.threads import Threads
 from .interface import MODEL, Cell, Contrast, Generation, Request
 from .self_check import refuse_if_unlike
 from .slots import Slots
-from .threads import Threads
+from .step import kind_of_step
 
 # To be raised with every change that can change a token or a measure: it is part of a run's name.
-VERSION = 4
+VERSION = 5
 # Rows that rule, draw and measures take at once. On a CPU what lies between them stays in its cache
 # (docs/LOG.md); a GPU wants all of them.
 ROWS_AT_ONCE = {"cpu": 8}
 LARGEST = PER_TOKEN.index("logit_max")
 
 
-def described(forwards: int) -> dict[str, Any]:
+def described(forwards: int, step: str) -> dict[str, Any]:
     """Return what of a batched engine can change a token, before there is one."""
-    return {"name": "batched", "version": VERSION, "forwards": forwards, "step": "eager"}
+    return {"name": "batched", "version": VERSION, "forwards": forwards, "step": step}
 
 
 class BatchedEngine:
     """All pairs, alphas, samples and arms together in one batch of slots.
 
     model: the weights, or a mapping from names of sources to weights, which share a vocabulary.
-    forwards: 1 runs all rows that share weights together, 2 each stream's apart. When the device
-    runs out of memory, what is finished stays finished, the other cells are made with half as many
-    slots, and on_out_of_memory is told how many.
+    forwards: 1 runs all rows that share weights together, 2 each stream's apart. step: `auto`,
+    `eager`, `packed` or `compiled` (`kind_of_step`). When the device runs out of memory, what is
+    finished stays finished, the other cells are made with half as many slots, and on_out_of_memory
+    is told how many.
     """
 
     def __init__(
@@ -55,18 +57,20 @@ class BatchedEngine:
         slots: int = 16,
         *,
         forwards: int = 1,
+        step: str = "auto",
         on_out_of_memory: Callable[[int], None] = lambda slots: None,
     ):
         self.sources = model if isinstance(model, Mapping) else {MODEL: model}
         self.slots, self.forwards = slots, forwards
         self.on_out_of_memory = on_out_of_memory
         self.threads: Threads | None = None  # of the last `generate`, on a CPU
+        self.kind = kind_of_step(step, tuple(self.sources.values()))
         for source in self.sources.values():
-            refuse_if_unlike(source)
+            refuse_if_unlike(source, self.kind)
 
     def describe(self) -> dict[str, Any]:
         """Return what of the engine can change a token."""
-        return described(self.forwards)
+        return described(self.forwards, self.kind)
 
     def capacity(self) -> int:
         """Return how many cells are made side by side."""
@@ -137,7 +141,8 @@ class Batch:
         streams = [stream for contrast in contexts.values() for stream in contrast.streams]
         longest = max(len(stream.ids) for stream in streams) + new_tokens
         self.prefixes = Prefixes(most=slots * len(models))
-        self.slots = Slots(models, slots, longest, together=engine.forwards == 1)
+        together = engine.forwards == 1
+        self.slots = Slots(models, slots, longest, together=together, kind=engine.kind)
         self.active: dict[int, Generation] = {}
         at_once = ROWS_AT_ONCE.get(device.type, slots)
         self.parts = [slice(first, first + at_once) for first in range(0, slots, at_once)]
@@ -200,11 +205,10 @@ class Batch:
         numbers = self.numbers.gather(1, self.made.to(self.numbers.device))[:, 0]
         # Idle slots go on with the last number.
         self.made.add_(1).clamp_(max=self.request.max_new_tokens - 1)
-        logits_a, logits_b = self.slots.logits
-        rows = logits_a.new_zeros(len(logits_a), len(PER_TOKEN) + 1)
+        rows = torch.zeros(len(self.tokens), len(PER_TOKEN) + 1, device=self.tokens.device)
         for part in self.parts:
             if any(self.arms[part]):
-                a, b = logits_a[part], logits_b[part]
+                a, b = self.slots.logits(part)
                 amplified = self._amplified(self.request.rule, a, b, part)
                 drawn = self.request.sampler(amplified, numbers[part])
                 self.tokens[part] = drawn.tokens

@@ -83,7 +83,7 @@ AttentionInterface.register("slots", slot_attention)
 
 
 @cache
-def _exchangeable(kind: type) -> bool:
+def is_exchangeable(kind: type) -> bool:
     """Whether the attention of a class of models can be set; to tell, its source is read."""
     return getattr(kind, "_can_set_attn_implementation", lambda: True)()
 
@@ -94,22 +94,15 @@ def attending(model: Any, attention: str) -> Iterator[None]:
 
     A model that does not take its attention from transformers' interface keeps its own.
     """
-    if not _exchangeable(type(model)):
+    own = model.config._attn_implementation
+    if own == attention or not is_exchangeable(type(model)):
         yield
         return
-    own = model.config._attn_implementation
     model.set_attn_implementation(attention)
     try:
         yield
     finally:
         model.set_attn_implementation(own)
-
-
-@contextmanager
-def attending_in_slots(model: Any) -> Iterator[None]:
-    """Have a model attend as `slot_attention` does."""
-    with attending(model, "slots"):
-        yield
 
 
 @contextmanager
@@ -213,10 +206,12 @@ class SlotLayer(CacheLayerMixin):
         """Nothing to do: the memory is there from the start."""
 
     def update(self, key_states, value_states, *args, **kwargs):
-        """Write one token per row at its position; return all keys and values."""
-        self.keys[self.rows, :, self.positions] = key_states[:, :, 0]
-        self.values[self.rows, :, self.positions] = value_states[:, :, 0]
-        return self.keys, self.values
+        """Write one token per row at its position; return all keys and values of those rows."""
+        fed = len(key_states)  # the first rows
+        rows, positions = self.rows[:fed], self.positions[:fed]
+        self.keys[rows, :, positions] = key_states[:, :, 0]
+        self.values[rows, :, positions] = value_states[:, :, 0]
+        return self.keys[:fed], self.values[:fed]
 
     def fill(self, row: int, keys: Tensor, values: Tensor, length: int) -> None:
         """Put a prefix of `length` tokens into a row; keys and values may be of its end alone."""

@@ -24,17 +24,20 @@ LENGTHS = (5, 11)  # of the two contexts: no row stands where its neighbour does
 # (docs/METHODOLOGY.md, Precision), attention without a part of it far more.
 ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
 ALLOWED_IN_8_BIT = 0.5  # LLM.int8 moves the rows of one forward by up to 0.1
-_passed: weakref.WeakSet[Any] = weakref.WeakSet()
+_passed: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 
 
-def refuse_if_unlike(model: Any) -> None:
-    """Raise BadInput, naming the architecture, when slots do not give the model's own logits."""
-    if model in _passed:
+def refuse_if_unlike(model: Any, step: str = "eager") -> None:
+    """Raise BadInput, naming the architecture, when slots do not give the model's own logits.
+
+    step: the kind of step that is to be made with it.
+    """
+    if step in _passed.setdefault(model, set()):
         return
     kind = model.config.model_type
     try:
         slides = {layer.sliding_window for layer in cache_layout(model)} - {None}
-        apart, windows = divergence(model)
+        apart, windows = divergence(model, step)
     except (BadInput, torch.OutOfMemoryError):
         raise
     except Exception as error:  # what code that expects another cache raises is not one type
@@ -54,11 +57,11 @@ def refuse_if_unlike(model: Any) -> None:
             f"architecture {kind!r}: decoded in slots it is {apart:.2g} nats per token from what "
             f"the model says by itself, and rounding explains {allowed:g}; it is refused"
         )
-    _passed.add(model)
+    _passed[model].add(step)
 
 
 @torch.inference_mode()
-def divergence(model: Any) -> tuple[float, list[int | None]]:
+def divergence(model: Any, step: str = "eager") -> tuple[float, list[int | None]]:
     """Return the mean KL(by itself || in slots), and the sliding window of each layer of a step.
 
     Two contexts of random tokens go on greedily, by themselves and as the rows of one forward.
@@ -68,7 +71,7 @@ def divergence(model: Any) -> tuple[float, list[int | None]]:
     contexts = [
         tuple(torch.randint(vocabulary, (length,), generator=random).tolist()) for length in LENGTHS
     ]
-    slots = Slots([model, model], 1, max(LENGTHS) + STEPS)
+    slots = Slots([model, model], 1, max(LENGTHS) + STEPS, kind=step)
     slots.fill(0, [prefill(model, ids) for ids in contexts])
     caches: list[Any] = [None, None]
     fed: list[list[int]] = [list(ids) for ids in contexts]
@@ -78,7 +81,7 @@ def divergence(model: Any) -> tuple[float, list[int | None]]:
         for number, ids in enumerate(fed):
             logits, caches[number] = next_logits(model, ids, caches[number])
             own.append(logits)
-        found += [_kl(*both) for both in zip(own, slots.logits, strict=True)]
+        found += [_kl(*both) for both in zip(own, slots.logits(), strict=True)]
         token = own[0].argmax(-1)
         fed = [token.tolist()] * 2
         with watching_attention() as windows:

@@ -1,17 +1,28 @@
-"""One step of many rows: one token more in each, eagerly or as a captured CUDA graph."""
+"""One step of many rows: one token more in each.
+
+On the CPU by packed products, in compiled layers, or by the model as it is (eagerly); on a GPU
+eagerly or as a captured CUDA graph.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from ..errors import BadInput
 from ..models.sizes import STEP, round_up
-from .cache import Prefix, SlotLayer, attending_in_slots, cache_layout
+from .cache import Prefix, SlotLayer, attending, cache_layout
+from .cpu.compiled import CompiledCache, can_compile, compiled_copy, has_compiler
+from .cpu.packed import can_pack, packed_copy
 from .forward import cached_forward
+
+KINDS = ("eager", "packed", "compiled")
 
 # Where a row's memory follows what is in use, and where a step is captured as a CUDA graph, which
 # needs memory that never moves.
@@ -19,16 +30,53 @@ MOVING = {"cpu"}
 CAPTURED = {"cuda"}
 
 
+def kind_of_step(asked: str, models: Sequence[Any]) -> str:
+    """Return the kind of step that is made with these weights: `auto` is packed, or else eager.
+
+    Raises BadInput when a kind was asked for that they, or this machine, cannot have.
+    """
+    packed = all(map(can_pack, models))
+    if asked == "auto":
+        return "packed" if packed else "eager"
+    if asked != "eager" and not packed:
+        raise BadInput(
+            f"STEP = {asked}: it needs unquantised weights on a CPU whose products oneDNN makes, "
+            "and memory for them twice; allowed here: auto, eager"
+        )
+    if asked == "compiled" and not (has_compiler() and all(map(can_compile, models))):
+        missing = "a model of the usual kind" if has_compiler() else "a C++ compiler, as g++"
+        raise BadInput(f"STEP = compiled: it needs {missing}; allowed here: auto, eager, packed")
+    return asked
+
+
+def model_of_step(model: Any, kind: str) -> Any:
+    """Return the model as a step of this kind runs it, made once for as long as the weights stay.
+
+    It shares the parameters of `model`; changed in place, they are packed again.
+    """
+    if kind == "eager":
+        return model
+    weights = tuple(0 if one.is_inference() else one._version for one in model.parameters())
+    ready = _ready.setdefault(model, {})
+    if ready.get(kind, (None,))[0] != weights:
+        ready[kind] = weights, {"packed": packed_copy, "compiled": compiled_copy}[kind](model)
+    return ready[kind][1]
+
+
+_ready: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+
+
 class Rows:
     """The rows of one forward: their tokens, positions, keys and values, and next logits.
 
     The memory of all rows is `window` positions long. On the CPU it follows the row that stands
     furthest: a third of a step goes into reading it. Elsewhere it is as long as a row can get.
+    Rows in use are the first ones, and no more than need be are fed where that changes no bit.
     """
 
-    def __init__(self, model: Any, rows: int, longest: int):
+    def __init__(self, model: Any, rows: int, longest: int, kind: str = "eager"):
         rows = whole_blocks(rows)
-        self.model = model
+        self.model = model_of_step(model, kind)
         self.window = round_up(longest)
         self.lengths = [0] * rows  # how many positions a row has filled; 0 when it is idle
         self.tokens = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
@@ -38,34 +86,51 @@ class Rows:
             SlotLayer(self.positions, shape, self.window, model.dtype)
             for shape in cache_layout(model)
         ]
-        self.cache = Cache(layers=self.layers)
+        compiled = kind == "compiled"
+        self.attention = "slots_compiled" if compiled else "slots"
+        self.cache = CompiledCache(self.layers) if compiled else Cache(self.layers)
         self.logits = torch.zeros(rows, text_config(model).vocab_size, device=model.device)
         self.uncaptured = model.device.type in CAPTURED  # until the first step
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.fed = rows  # how many take part in a step
+        self.fewer = fewer_rows(rows) if can_be_fewer(model, kind) else []
+        self.same_bits: dict[int, bool] = {}  # as all rows have, by the number that is fed
 
-    def fill(self, row: int, prefix: Prefix) -> None:
-        """Put a prefilled context into a row."""
-        self.lengths[row] = prefix.length
-        self._move_window()
+    def fill(self, prefix: Prefix) -> int:
+        """Put a prefilled context into an idle row; return which."""
+        row = self._begin(prefix.length)
         for layer, (keys, values) in zip(self.layers, prefix.layers, strict=True):
             layer.fill(row, keys, values, prefix.length)
         self.positions[row] = prefix.length
         self.growing[row] = 1
         self.logits[row] = prefix.logits
+        return row
 
-    def copy(self, source: int, target: int) -> None:
-        """Give a row the context of another one, as far as that has come."""
-        self.lengths[target] = self.lengths[source]
+    def copy(self, source: int) -> int:
+        """Give an idle row the context of another, as far as that has come; return which."""
+        row = self._begin(self.lengths[source])
         for layer in self.layers:
-            layer.copy(source, target)
+            layer.copy(source, row)
         for state in (self.positions, self.growing, self.logits):
-            state[target] = state[source]
+            state[row] = state[source]
+        return row
 
     def clear(self, row: int) -> None:
         """Leave a row idle: it stays at position 0, and nobody looks at it."""
         self.lengths[row] = 0
         self.positions[row] = 0
         self.growing[row] = 0
+
+    def close_gaps(self) -> dict[int, int]:
+        """Move the last rows into idle ones before them, if fewer can be fed then: {from: to}."""
+        used = [row for row, length in enumerate(self.lengths) if length]
+        enough = next((n for n in self._allowed() if n >= len(used)), len(self.lengths))
+        moved = {}
+        for row in used:
+            if row >= enough:
+                moved[row] = self.copy(row)
+                self.clear(row)
+        return moved
 
     def forward(self, tokens: Tensor) -> None:
         """Append one token to every row: tokens (rows,)."""
@@ -75,9 +140,38 @@ class Rows:
             self.graph.replay()
         else:
             # Between steps the model attends in its own way, which contexts are read with.
-            with attending_in_slots(self.model):
+            with attending(self.model, self.attention):
+                self._feed_few()
                 self._first_or_eager()
         self.positions.add_(self.growing)
+
+    def _begin(self, length: int) -> int:
+        row = self.lengths.index(0)
+        self.lengths[row] = length
+        self._move_window()
+        return row
+
+    def _allowed(self) -> list[int]:
+        return [number for number in self.fewer if self.same_bits.get(number, True)]
+
+    def _feed_few(self) -> None:
+        """Set `fed` to the smallest number that covers the rows in use and gives the same bits.
+
+        A number that has not been fed yet is tried beside all rows, once: whether a row's bits
+        depend on how many there are is a matter of the processor and its libraries.
+        """
+        used = [row for row, length in enumerate(self.lengths) if length] or [0]
+        for number in self._allowed():
+            if number > used[-1]:
+                if number not in self.same_bits:
+                    self.fed = len(self.lengths)
+                    whole = self.feed()[used]
+                    self.fed = number
+                    self.same_bits[number] = torch.equal(self.feed()[used], whole)
+                if self.same_bits[number]:
+                    self.fed = number
+                    return
+        self.fed = len(self.lengths)
 
     def _first_or_eager(self) -> None:
         if self.uncaptured:
@@ -93,23 +187,25 @@ class Rows:
         self._move_window()
 
     def _step(self) -> None:
-        self.logits.copy_(self.feed())
+        self.logits[: self.fed].copy_(self.feed())
 
     def feed(self) -> Tensor:
-        """Feed `tokens` at `positions`; return the logits behind them, (rows, vocab).
+        """Feed `tokens` at `positions`; return the logits behind them, (fed rows, vocab).
 
         Done again it does the same again; addresses never move.
         """
-        reach = torch.arange(self.window, device=self.positions.device)
-        hidden = (reach > self.positions[:, None])[:, None, None]
+        tokens, positions = self.tokens[: self.fed], self.positions[: self.fed, None]
+        reach = torch.arange(self.window, device=positions.device)
+        hidden = (reach > positions)[:, None, None]
         mask = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)
-        logits, _ = cached_forward(
-            self.model,
-            self.cache,
-            input_ids=self.tokens,
-            position_ids=self.positions[:, None],
-            attention_mask=mask,
-        )
+        with self.cache.attended() if isinstance(self.cache, CompiledCache) else nullcontext():
+            logits, _ = cached_forward(
+                self.model,
+                self.cache,
+                input_ids=tokens,
+                position_ids=positions,
+                attention_mask=mask,
+            )
         return logits[:, -1]
 
     def _move_window(self) -> None:
@@ -132,6 +228,21 @@ def whole_blocks(rows: int) -> int:
     last, smaller block otherwise (5 to 11 rows, docs/LOG.md): idle rows fill it.
     """
     return rows if rows <= 4 else -(-rows // 4) * 4
+
+
+def fewer_rows(rows: int) -> list[int]:
+    """Return the numbers of rows to feed while the others are idle, ascending: quarters."""
+    return sorted({whole_blocks(rows * part // 4) for part in (1, 2, 3)} - {0, 1, rows})
+
+
+def can_be_fewer(model: Any, kind: str) -> bool:
+    """Whether another number of rows may be fed at all.
+
+    Not on a GPU, whose graph has them all; not where the rows of a forward move each other; and a
+    compiled layer would have to be compiled again.
+    """
+    fixed = kind == "compiled" or getattr(model, "is_quantized", False)
+    return model.device.type == "cpu" and not fixed
 
 
 def capture(step: Callable[[], None]) -> torch.cuda.CUDAGraph | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot
 
-from .sampling import Draw
+from .sampling import Draw, top_k
 from .vocabulary import API_TOP
 
 IMPLAUSIBLE_SHARE = 0.1  # of A's top probability: the threshold of Li et al. 2022
@@ -26,33 +26,43 @@ def measure_step(logits_a: Tensor, logits_b: Tensor, amplified: Tensor, drawn: D
     logits_a, logits_b, amplified (rows, vocab) float32, amplified may hold -inf; drawn: the tokens
     (rows,) and their log-probabilities. Each row's numbers depend on that row alone.
     """
-    tokens = drawn.tokens
-    # The clamp keeps 0 * log 0 at 0 where an arm has set logits to -inf.
-    log_p = torch.log_softmax(amplified, -1).clamp_(min=-1e30)
-    log_a = torch.log_softmax(logits_a, -1)
-    log_b = torch.log_softmax(logits_b, -1)
-    p = log_p.exp()
-    chosen = log_a.gather(-1, tokens[:, None])
+    tokens = drawn.tokens[:, None]
+    p, most, total = _softmax(amplified)
+    p_a, most_a, total_a = _softmax(logits_a)
+    total_b = _softmax(logits_b)[2]
+    chosen_a, chosen_b = logits_a.gather(-1, tokens), logits_b.gather(-1, tokens)
+    # Where an arm has set logits to -inf: 0 * log 0 is 0.
+    finite = amplified.clamp(min=-1e30)
     return torch.stack(
         [
-            vecdot(p, log_p - log_a),
-            vecdot(log_a.exp(), log_a - log_b),
-            -vecdot(p, log_p),
-            -chosen[:, 0],
-            -log_b.gather(-1, tokens[:, None])[:, 0],
+            vecdot(p, finite - logits_a) - total + total_a,
+            vecdot(p_a, logits_a - logits_b) - total_a + total_b,
+            total - vecdot(p, finite),
+            total_a - chosen_a[:, 0],
+            total_b - chosen_b[:, 0],
             drawn.logprobs,
-            (log_a > chosen).sum(-1) + 1.0,  # 1 is A's argmax
-            (chosen[:, 0] < log_a.amax(-1) + math.log(IMPLAUSIBLE_SHARE)).float(),
-            *_range_and_spread(amplified),
-            *_seen_through_an_api(log_a, log_b, tokens),
+            # 1 is A's argmax. As float32, exact up to 2^24: summing booleans takes far longer.
+            torch.gt(logits_a, chosen_a, out=torch.empty_like(logits_a)).sum(-1) + 1.0,
+            (chosen_a[:, 0] < most_a + math.log(IMPLAUSIBLE_SHARE)).float(),
+            *_range_and_spread(amplified, most),
+            *_seen_through_an_api((logits_a, logits_b), (total_a, total_b), tokens),
         ],
         dim=-1,
     )
 
 
-def _range_and_spread(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities (rows, vocab), the largest logit and log sum exp of the logits, each (rows,).
+
+    torch's own logsumexp takes as long as the softmax that it could be read off.
+    """
+    probabilities, most = torch.softmax(logits, -1), logits.amax(-1)
+    return probabilities, most, most - probabilities.amax(-1).log()
+
+
+def _range_and_spread(logits: Tensor, largest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Smallest, largest and standard deviation (over the vocabulary) of the finite logits."""
-    smallest, largest, count = logits.amin(-1), logits.amax(-1), logits.shape[-1]
+    smallest, count = logits.amin(-1), logits.shape[-1]
     # Asking costs a wait on a GPU and saves two passes on a CPU.
     if logits.device.type == "cpu" and not smallest.isneginf().any():
         away = logits - logits.sum(-1, keepdim=True) / count
@@ -65,14 +75,16 @@ def _range_and_spread(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return smallest, largest, (vecdot(away, away) / count).sqrt()
 
 
-def _seen_through_an_api(log_a: Tensor, log_b: Tensor, tokens: Tensor) -> Iterator[Tensor]:
+def _seen_through_an_api(
+    logits: Sequence[Tensor], totals: Sequence[Tensor], tokens: Tensor
+) -> Iterator[Tensor]:
     """Mass of A and of B outside their top-20 lists, tokens in both, and if one has the token."""
-    top_a, top_b = (logprobs.topk(min(API_TOP, logprobs.shape[-1])) for logprobs in (log_a, log_b))
-    for top in (top_a, top_b):
-        yield (1 - top.values.exp().sum(-1)).clamp_min(0.0)
-    yield (top_a.indices[:, :, None] == top_b.indices[:, None, :]).sum((1, 2)).float()
-    listed = torch.cat([top_a.indices, top_b.indices], -1)
-    yield (listed == tokens[:, None]).any(-1).float()
+    tops = [top_k(one, min(API_TOP, one.shape[-1])) for one in logits]
+    for (values, _), total in zip(tops, totals, strict=True):
+        yield (1 - (values - total[:, None]).exp().sum(-1)).clamp_min(0.0)
+    listed_a, listed_b = (ids for _, ids in tops)
+    yield (listed_a[:, :, None] == listed_b[:, None, :]).sum((1, 2)).float()
+    yield (torch.cat([listed_a, listed_b], -1) == tokens).any(-1).float()
 
 
 def measure_text(text: str, token_ids: Sequence[int]) -> dict[str, float | None]:

@@ -28,7 +28,8 @@ class Draw(NamedTuple):
 Sampler = Callable[[Tensor, Tensor], Draw]
 """(logits (rows, vocab), uniforms (rows,) in [0, 1)) -> Draw"""
 
-FIRST_WIDTH = 256  # the nucleus is looked for among so many of the likeliest tokens first
+BLOCK = 64  # tokens that `top_k` looks at together
+FIRST_WIDTH = 64  # the nucleus is looked for among so many of the likeliest tokens first
 
 
 def uniforms(seed: int, pair_id: str, sample: int, count: int) -> Tensor:
@@ -67,6 +68,22 @@ def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
     return logits.masked_fill(logits < smallest, -torch.inf)
 
 
+def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the `k` largest of each row in descending order, and their indices: (rows, k) each.
+
+    logits (rows, vocab). They lie in the k blocks with the largest maxima, so that only those are
+    sorted: on a CPU half the time of torch.topk over the vocabulary, from which nothing differs but
+    which of several equal values comes first or is left out.
+    """
+    rows, vocab = logits.shape
+    if vocab % BLOCK or vocab < 4 * k * BLOCK:
+        return tuple(logits.topk(k))
+    blocks = logits.view(rows, -1, BLOCK)
+    likely = blocks.amax(-1).topk(k, sorted=False).indices
+    found = blocks.gather(1, likely[:, :, None].expand(-1, -1, BLOCK)).view(rows, -1).topk(k)
+    return found.values, likely.gather(1, found.indices // BLOCK) * BLOCK + found.indices % BLOCK
+
+
 def nucleus(logits: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
     """Return the smallest set of likeliest tokens whose mass reaches `top_p`.
 
@@ -82,7 +99,7 @@ def nucleus(logits: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
     width = min(FIRST_WIDTH, vocab) if logits.device.type == "cpu" else vocab
     while True:
         # Ordered by probability, ties by id: sort by id first, then stably by probability.
-        ids = probabilities.topk(width).indices.sort(-1).values
+        ids = top_k(probabilities, width)[1].sort(-1).values
         top, order = probabilities.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
         ids = ids.gather(-1, order)
         ahead = _wide(top).cumsum(-1) - _wide(top)  # the mass in front of each token

@@ -123,7 +123,8 @@ class Exploration:
     def _batch(self, alphas: Sequence[float]) -> Batch:
         pair = self.encoded.pair
         cells = [Cell(pair.id, alpha, 0, origin=pair.origin) for alpha in alphas]
-        engine = BatchedEngine(self.model.model, len(cells), forwards=self.settings.forwards)
+        of_sweeps = {"forwards": self.settings.forwards, "step": self.settings.step}
+        engine = BatchedEngine(self.model.model, len(cells), **of_sweeps)
         request = Request.of(self.settings, self.model.stop_ids, rule=self.rule)
         batch = Batch(engine, {pair.id: Contrast.of(self.encoded)}, request)
         batch.refill(Pending(cells))
@@ -135,6 +136,6 @@ class Exploration:
         dtype = self.model.model.dtype
         for slot in batch.active:
             # What came from 16 bit goes back into 16 bit as it was.
-            rows = (logits[slot] for logits in batch.slots.logits)
+            rows = batch.slots.logits(slot)
             made[slot].logits.append(tuple(row.to("cpu", dtype, copy=True) for row in rows))
         batch.step()

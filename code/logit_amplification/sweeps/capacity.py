@@ -1,17 +1,45 @@
-"""How many slots a sweep decodes side by side, and why."""
+"""How a sweep is decoded here, and why: how many slots side by side, and which kind of step."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from ..engine.cpu.compiled import can_compile, has_compiler
 from ..engine.slots import slot_bytes
+from ..engine.step import kind_of_step
 from ..models import loading, sizes
 from ..models.loading import LoadedModel
 from ..prompts.pairs import EncodedPair
 from ..records.journal import Kept
 from ..settings import Settings
+
+# A plan of so many steps is worth compiling for: three times those that earn the compiler's time
+# back on two cores (docs/LOG.md).
+STEPS_WORTH_COMPILING = 2000
+
+
+def choose_step(
+    model: LoadedModel, settings: Settings, cells: int, is_begun: Callable[[str], bool]
+) -> str:
+    """Return the kind of step for a plan of so many cells.
+
+    `auto` compiles where the plan, not what is left of it, is long enough, and never changes the
+    kind of a run that is_begun: kinds differ by rounding, and its cells would be made again.
+    """
+    kind = kind_of_step(settings.step, [model.model])
+    if settings.step != "auto" or kind == "eager" or is_begun(kind):
+        return kind
+    slots = sizes.MOST_AUTO_SLOTS["cpu"] if settings.slots == "auto" else settings.slots
+    steps = cells * settings.max_new_tokens // slots
+    if not is_begun("compiled") and steps < STEPS_WORTH_COMPILING:
+        return kind
+    if not (has_compiler() and can_compile(model.model)):
+        print(f"{kind} steps: compiled ones need a C++ compiler, as g++, and it is not here")
+        return kind
+    print(f"compiled steps, for this sweep has some {steps}: the first one waits for the compiler")
+    return "compiled"
 
 
 def choose_slots(
@@ -19,6 +47,7 @@ def choose_slots(
     settings: Settings,
     encoded: Sequence[EncodedPair],
     found: Iterable[Kept],
+    step: str,
 ) -> dict[str, Any]:
     """Return the number of slots and why, for the metadata; print one line about it.
 
@@ -28,7 +57,9 @@ def choose_slots(
     longest = max(len(ids) for pair in encoded for ids in (pair.ids_a, pair.ids_b))
     length = longest + settings.max_new_tokens
     each = slot_bytes([model.model] * 2, length)
-    free = loading.free_memory(model.device)
+    weights = model.model.get_memory_footprint()
+    packed = weights if step != "eager" else 0  # once more, in another order
+    free = max(0, loading.free_memory(model.device) - packed)
     number, chosen = settings.slots, "given"
     if number == "auto":
         fitting = sizes.choose_slots(model.device.type, sum(each.values()), free)
@@ -36,10 +67,10 @@ def choose_slots(
         begun = Counter(kept.record["slots"] for kept in found).most_common(1)
         if begun and begun[0][0] < number:
             number, chosen = begun[0][0], "as the run was begun"
-    weights = model.model.get_memory_footprint()
     print(
-        f"{number} slots ({chosen}): {number * sum(each.values()) / 1e9:.2g} GB for keys, values "
-        f"and logits beside {weights / 1e9:.2g} GB of weights; {free / 1e9:.3g} GB are free"
+        f"{number} slots ({chosen}), {step} steps: {number * sum(each.values()) / 1e9:.2g} GB for "
+        f"keys, values and logits beside {(weights + packed) / 1e9:.2g} GB of weights; "
+        f"{free / 1e9:.3g} GB are free"
     )
     return {
         "number": number,

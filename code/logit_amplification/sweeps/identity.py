@@ -18,10 +18,13 @@ def run_configuration(
     model: LoadedModel,
     settings: Settings,
     *,
+    step: str,
     rule: Rule = amplify,
     loop: Callable[..., Iterator[Any]] | None = None,
 ) -> dict[str, Any]:
     """Return everything that can change a token of a given cell: its hash names the run.
+
+    step: the kind of step, `auto` no more.
 
     Not in it: which pairs, alphas, samples and arms are swept (they choose cells, and a cell
     carries the fingerprint of its pair), and the number of slots: it stands in each record
@@ -37,7 +40,7 @@ def run_configuration(
             "max_new_tokens": settings.max_new_tokens,
             "seed": settings.seed,
         },
-        "engine": {"name": "loop"} if loop else batched.described(settings.forwards),
+        "engine": {"name": "loop"} if loop else batched.described(settings.forwards, step),
         "rule": _named(rule, "RULE"),
         "loop": None if loop is None else _named(loop, "LOOP"),
         # Byte code is Python's own: another one writes it otherwise.

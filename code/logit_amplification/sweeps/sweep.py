@@ -21,7 +21,7 @@ from ..prompts.pairs import PromptPair, describe_chat, encode_pairs
 from ..records.files import refuse_unwritable
 from ..records.journal import Journal, Kept, Key, cell_key, run_id
 from ..settings import Settings
-from .capacity import choose_slots
+from .capacity import choose_slots, choose_step
 from .history import Sweep, assemble, differences, list_runs, planned_keys
 from .identity import run_configuration
 from .recording import make_record
@@ -50,7 +50,17 @@ def sweep(
     rerun = _checked_rerun(rerun, settings)
     if loop is not None and settings.arms != ("full",):
         raise BadInput(f"ARMS = {','.join(settings.arms)} with a loop of your own; allowed: full")
-    configuration = run_configuration(model, settings, rule=rule, loop=loop)
+    plan = describe_plan(pairs, settings)
+    planned = list(planned_keys(plan))
+
+    def configured(step: str) -> dict[str, Any]:
+        return run_configuration(model, settings, step=step, rule=rule, loop=loop)
+
+    def is_begun(step: str) -> bool:
+        return Journal(settings.data_dir, run_id(configured(step))).folder.exists()
+
+    step = "eager" if loop else choose_step(model, settings, len(planned), is_begun)
+    configuration = configured(step)
     encoded = encode_pairs(
         pairs,
         model.tokenizer,
@@ -60,24 +70,22 @@ def sweep(
     by_id = {pair.pair.id: pair for pair in encoded}
     judge = find_judge(settings)  # a wrong name is told before the work, not after
     journal = Journal(settings.data_dir, run_id(configuration))
-    plan = describe_plan(pairs, settings)
     _say_what_is_kept(journal, configuration)
     tokens = 0
     with journal.open(configuration) as writer:
         found = writer.found
-        batch = None if loop else choose_slots(model, settings, encoded, found.values())
+        batch = None if loop else choose_slots(model, settings, encoded, found.values(), step)
         journal.write("plan.json", plan)
         print(power_sentence(sum(not pair.control for pair in pairs)))
         if rerun and found:
             writer.append(journal.void(rerun))
             found = {key: kept for key, kept in found.items() if kept.record["alpha"] not in rerun}
-        planned = list(planned_keys(plan))
         origins = {pair.id: pair.origin for pair in pairs}
         missing = [_cell(key, origins) for key in planned if key not in found]
         kept = len(planned) - len(missing)
         print(f"{len(missing)} generations to make, {kept} found in the journal", flush=True)
         with SweepBar(len(missing), settings.max_new_tokens) as bar, _told_what_is_kept(bar):
-            engine = _engine(model, settings, loop, batch, bar)
+            engine = _engine(model, settings, loop, step, batch, bar)
             request = Request.of(settings, model.stop_ids, rule=rule, on_step=bar.update)
             contexts = {pair.pair.id: Contrast.of(pair) for pair in encoded}
             for generation in engine.generate(iter(missing), contexts, request):
@@ -173,6 +181,7 @@ def _engine(
     model: LoadedModel,
     settings: Settings,
     loop: Loop | None,
+    step: str,
     batch: dict[str, Any] | None,
     bar: SweepBar,
 ) -> Engine:
@@ -185,7 +194,11 @@ def _engine(
         bar.write(f"Out of memory: the cells that are not finished go on with {slots} slots")
 
     return BatchedEngine(
-        model.model, batch["number"], forwards=settings.forwards, on_out_of_memory=say_halved
+        model.model,
+        batch["number"],
+        forwards=settings.forwards,
+        step=step,
+        on_out_of_memory=say_halved,
     )
 
 

@@ -1,0 +1,123 @@
+"""A step's layers compiled by torch.compile, around packed products.
+
+Layers of one kind share one compiled graph: what tells them apart comes in as tensors. Attention is
+an operator of our own to the compiler, so that neither the length of the memory nor the layer is a
+part of the graph. Compiled code is kept in `.cache/inductor` (or TORCHINDUCTOR_CACHE_DIR).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache
+
+from ...locations import ROOT
+from ..cache import SlotLayer, is_exchangeable, slot_attention
+from .packed import packed_copy
+
+COMPILERS = ("g++", "clang++", "cl")
+_layers: Sequence[SlotLayer] = ()  # of the rows that are fed just now
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, which torch.compile needs on a CPU."""
+    return any(map(shutil.which, filter(None, (os.environ.get("CXX"), *COMPILERS))))
+
+
+def can_compile(model: Any) -> bool:
+    """Whether the model's attention can be replaced by the operator below."""
+    return is_exchangeable(type(model)) and bool(_attentions(model))
+
+
+def compiled_copy(model: Any) -> Any:
+    """Return a `packed_copy` whose repeated layers are compiled when they are first called."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(ROOT / ".cache" / "inductor"))
+    copied = packed_copy(model)
+    for attention in _attentions(copied):
+        attention.slot_layer = torch.tensor(attention.layer_idx)
+    copied.set_attn_implementation("slots_compiled")
+    for module in copied.modules():
+        if isinstance(module, nn.ModuleList):
+            for block in module:
+                block.compile(dynamic=False)
+    return copied
+
+
+class CompiledCache(Cache):
+    """Hands keys and values of the new tokens on to the attention, which puts them into memory."""
+
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+        """Return what was given, for a compiled graph must not hold on to the memory."""
+        return key_states, value_states
+
+    @contextmanager
+    def attended(self) -> Iterator[None]:
+        """Have the attention use this memory."""
+        global _layers
+        _layers = self.layers
+        try:
+            yield
+        finally:
+            _layers = ()
+
+
+def _attentions(model: Any) -> list[Any]:
+    """The modules that attend: transformers numbers them."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(getattr(module, "layer_idx", None), int) and hasattr(module, "scaling")
+    ]
+
+
+def compiled_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """`slot_attention`, as the compiler sees it: key and value are of the new token alone."""
+    attended = torch.ops.logit_amplification.attend(
+        query, key, value, attention_mask, scaling, softcap, sliding_window, s_aux,
+        module.slot_layer,
+    )  # fmt: skip
+    return attended, None
+
+
+AttentionInterface.register("slots_compiled", compiled_attention)
+
+
+@torch.library.custom_op("logit_amplification::attend", mutates_args=())
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    softcap: float | None,
+    sliding_window: int | None,
+    s_aux: Tensor | None,
+    layer: Tensor,
+) -> Tensor:
+    keys, values = _layers[int(layer)].update(key, value)
+    options = {"softcap": softcap, "sliding_window": sliding_window, "s_aux": s_aux}
+    return slot_attention(None, query, keys, values, attention_mask, scaling, **options)[0]
+
+
+@_attend.register_fake
+def _(query, key, value, attention_mask, scaling, softcap, sliding_window, s_aux, layer):
+    return query.new_empty(query.shape[0], 1, query.shape[1], value.shape[-1])
