@@ -2,6 +2,7 @@
 
     python code/benchmark.py                     # all of it (two hours on two cores)
     python code/benchmark.py peers limit         # some of it: the names are those of --help
+    python code/benchmark.py gpu                 # on a machine with a GPU, under 9 minutes
     python code/benchmark.py shape --shape mistral-7b --random-weights --quantization 4bit
 
 What is compared runs in turns, several times; tables show medians, and the least and the most.
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Callable
 
 from benchmarks.exactness import coupling, neighbours, precision
+from benchmarks.gpu import gpu
 from benchmarks.growth import alphas, large, length, one_size, start, width
 from benchmarks.mistral_shape import machines, shape, true_size
 from benchmarks.results import Row, keep
@@ -37,6 +39,7 @@ MEASUREMENTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
         coupling,
         precision,
         shape,
+        gpu,
         profile,
         machines,
     )
@@ -56,7 +59,7 @@ def main(flags: list[str]) -> int:
     parser.add_argument("--llama-python", help="python of an environment with llama-cpp-python")
     parser.add_argument("--shape", default="mistral-7b", help="whose shape, in shape")
     parser.add_argument("--random-weights", action="store_true", help="no download, in shape")
-    parser.add_argument("--quantization", nargs="*", default=["none", "4bit"], help="in shape")
+    parser.add_argument("--quantization", nargs="*", help="in shape and gpu")
     parser.add_argument("--widths", type=int, nargs="*", help="numbers of slots, in shape")
     parser.add_argument("--steps", type=int, default=30, help="in shape")
     parser.add_argument("--prompt", type=int, default=60, help="tokens of a context, in shape")
@@ -67,7 +70,7 @@ def main(flags: list[str]) -> int:
     if options.alone_in_process:
         print(json.dumps(IN_A_PROCESS[options.names[0]](options)))
         return 0
-    chosen = options.names or [name for name in MEASUREMENTS if name != "shape"]
+    chosen = options.names or [name for name in MEASUREMENTS if name not in ("shape", "gpu")]
     if unknown := [name for name in chosen if name not in MEASUREMENTS]:
         print(f"error: no measurement {unknown[0]!r}; allowed: {', '.join(MEASUREMENTS)}")
         return 2

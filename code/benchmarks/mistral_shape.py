@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM, MistralConfig
 
 from logit_amplification.engine import slots
 from logit_amplification.engine.batched import BatchedEngine
-from logit_amplification.engine.interface import Cell, Contrast, Request, Stream
+from logit_amplification.engine.cache import prefill
+from logit_amplification.engine.interface import MODEL, Cell, Contrast, Request, Stream
 from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
 from logit_amplification.logits.sampling import make_sampler
@@ -38,6 +39,22 @@ MACHINES = (
     ("RTX 4090, 24 GB", "cuda", 23.5e9, 1008e9, 165e12),
     ("H200, 141 GB", "cuda", 139e9, 4800e9, 989e12),
 )
+SHAPES = {
+    "mistral-7b": sizes.MISTRAL_7B,
+    "tiny": sizes.MISTRAL_7B
+    | {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    },
+}
+
+
+def folder_of(shape: str) -> Path:
+    """Where the random weights of a shape are kept."""
+    return ROOT / ".cache" / f"{shape}-random"
 
 
 # ------------------------------------------------------------------------------------------- shape
@@ -49,16 +66,16 @@ def shape(options: argparse.Namespace) -> list[Row]:
     The weights are written once (14.5 GB in .cache/) and loaded as a model of the hub is, each
     precision in a process of its own.
     """
-    if options.shape != "mistral-7b" or not options.random_weights:
-        raise BadInput("shape: give --shape mistral-7b --random-weights; allowed: no other yet")
-    folder = ROOT / ".cache" / "mistral-7b-random"
-    if not (folder / "config.json").exists():
-        write_random_mistral(folder, sizes.MISTRAL_7B)
+    if options.shape not in SHAPES or not options.random_weights:
+        raise BadInput(f"shape: give --shape {' or '.join(SHAPES)} and --random-weights")
+    if not (folder_of(options.shape) / "config.json").exists():
+        write_random_mistral(folder_of(options.shape), SHAPES[options.shape])
     widths = options.widths or ([8, 32, 128] if torch.cuda.is_available() else [8])
     rows = []
-    for quantization in options.quantization:
+    for quantization in options.quantization or ("none", "4bit"):
         flags = [f"--quantization={quantization}", f"--steps={options.steps}"]
-        flags += [f"--prompt={options.prompt}", "--widths", *map(str, widths)]
+        flags += [f"--shape={options.shape}", f"--prompt={options.prompt}"]
+        flags += ["--widths", *map(str, widths)]
         rows += in_a_process("true-size", *flags)
         print(*rows[-len(widths) :], sep="\n", flush=True)
     return rows
@@ -68,7 +85,7 @@ def true_size(options: argparse.Namespace) -> list[Row]:
     """The rows of one precision."""
     (quantization,) = options.quantization
     settings = load_settings(
-        model=str(ROOT / ".cache" / "mistral-7b-random"), quantization=quantization, dtype="auto"
+        model=str(folder_of(options.shape)), quantization=quantization, dtype="auto"
     )
     device = loading.choose_device("auto")
     speed = bandwidth(device)
@@ -91,14 +108,16 @@ def true_size(options: argparse.Namespace) -> list[Row]:
 
         request = Request(make_sampler(0.7, 0, 0.9), 0, options.steps, on_step=note)
         cells = [Cell("p", alpha / number, 0) for alpha in range(number)]
-        made = BatchedEngine(model, number).generate(cells, contexts, request)
-        list(made)
+        engine = BatchedEngine(model, number)
+        list(engine.generate(cells, contexts, request))
+        alone = forward_alone(engine, contexts["p"], number, length, options.steps)
         seconds = statistics.median(b - a for a, b in pairwise(at))
         each = slots.slot_bytes([model] * 2, length)
         read = weights + number * each["keys_and_values"]
         peak = held.most if own else loading.peak_memory(device)
         load_peak = load_peak if own else peak
-        estimated = sizes.weight_bytes(sizes.MISTRAL_7B, quantization, model.dtype.itemsize)
+        shape_of = SHAPES[options.shape]
+        estimated = sizes.weight_bytes(shape_of, quantization, model.dtype.itemsize)
         beside = number * sum(each.values()) + readiness.PROCESS_BYTES
         rows.append(
             {
@@ -113,12 +132,37 @@ def true_size(options: argparse.Namespace) -> list[Row]:
                 "peak while decoding, GB": f"{peak / 1e9:.1f}",
                 "estimated in all": f"{(estimated + beside) / 1e9:.1f}",
                 "ms per step": f"{1000 * seconds:.4g}",
+                "of the forward alone": f"{seconds / alone:.3g}",
                 "tokens/s": f"{number / seconds:.3g}",
                 "GB read per step": f"{read / 1e9:.3g}",
                 "share of the memory's speed": f"{100 * read / seconds / speed:.0f} %",
             }
         )
     return rows
+
+
+@torch.inference_mode()
+def forward_alone(
+    engine: BatchedEngine, contrast: Contrast, number: int, length: int, steps: int
+) -> float:
+    """Seconds of the same step with nothing beside the forward (a graph, where one is captured)."""
+    model = engine.sources[MODEL]
+    batch = slots.Slots([model] * 2, number, length, kind=engine.kind)
+    prefixes = [prefill(model, stream.ids) for stream in contrast.streams]
+    for slot in range(number):
+        batch.fill(slot, prefixes)
+    tokens = torch.full((number,), 7, device=model.device)
+    times = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        batch.forward(tokens)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+# ------------------------------------------------------------------------------ memory and weights
 
 
 class OwnMemory(threading.Thread):
