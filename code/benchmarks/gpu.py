@@ -25,8 +25,7 @@ SMALL_LENGTH = 12
 def gpu(options: argparse.Namespace) -> list[Row]:
     """What must hold on this device, then `mistral_shape.shape` at every precision and width.
 
-    With `--shape tiny` it takes a minute on a CPU. Raises BadInput, naming the check, where
-    something does not hold.
+    Raises BadInput, naming the check, where something does not hold.
     """
     for must_hold in (equals_generate, graph_equals_eager, keeps_to_itself, survives_out_of_memory):
         print(f"  {must_hold.__doc__} {must_hold() or 'Yes.'}", flush=True)
@@ -46,7 +45,9 @@ def equals_generate() -> None:
         answer = model.generate(
             a, max_new_tokens=SMALL_LENGTH, do_sample=False, eos_token_id=None, **guided
         )
-        check("engine and generate", generation.token_ids == answer[0, a.shape[1] :].tolist())
+        check(
+            "engine and generate differ", generation.token_ids == answer[0, a.shape[1] :].tolist()
+        )
 
 
 def graph_equals_eager() -> str | None:
@@ -60,7 +61,7 @@ def graph_equals_eager() -> str | None:
         eager = run_small(model, contexts)
     finally:
         step.CAPTURED = kept
-    check("graph and eager step", contents(captured) == contents(eager))
+    check("graph and eager step differ", contents(captured) == contents(eager))
     return None
 
 
@@ -70,7 +71,9 @@ def keeps_to_itself() -> None:
     together = run_small(model, contexts)
     last = list(together)[-1]
     alone = run_small(model, contexts, alphas=(last.alpha,))
-    check("alone and beside others", contents(alone)[last] == contents(together)[last])
+    check(
+        "a cell alone and beside others differ", contents(alone)[last] == contents(together)[last]
+    )
 
 
 def survives_out_of_memory() -> str | None:
@@ -89,7 +92,7 @@ def survives_out_of_memory() -> str | None:
         made = run_small(model, contexts, alphas=alphas, width=count, halved=halved.append)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    check("out of memory", len(made) == count and bool(halved))
+    check("cells were lost, or memory did not run out,", len(made) == count and bool(halved))
     return f"Yes, {count} slots became {halved[-1]}."
 
 
@@ -121,7 +124,7 @@ def contents(made: dict[Cell, Generation]) -> dict[Cell, Any]:
     return {cell: (one.token_ids, one.per_token) for cell, one in made.items()}
 
 
-def check(name: str, holds: bool) -> None:
+def check(otherwise: str, holds: bool) -> None:
     """Raise BadInput where something does not hold: figures of what is wrong are worth nothing."""
     if not holds:
-        raise BadInput(f"{name} differ on this machine; nothing was measured")
+        raise BadInput(f"{otherwise} on this machine; nothing was measured")

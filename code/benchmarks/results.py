@@ -44,17 +44,17 @@ def keep(name: str, rows: list[Row]) -> None:
 def with_tables(text: str, results: dict[str, Any]) -> str:
     """Put every measurement's table behind its marker `<!-- name -->`."""
     for name, result in results.items():
-        block = f"<!-- {name} -->\n{table(result)}<!-- end -->"
+        where = f"{result['measured']}, {result['machine']}."
+        block = f"<!-- {name} -->\n{table(result['rows'])}\n{where}\n<!-- end -->"
         text = re.sub(rf"<!-- {name} -->.*?<!-- end -->", lambda _, b=block: b, text, flags=re.S)
     return text
 
 
-def table(result: dict[str, Any]) -> str:
-    """A Markdown table and the line that says where it was measured."""
-    heads = list(result["rows"][0])
-    lines = [heads, ["---"] * len(heads), *([row[h] for h in heads] for row in result["rows"])]
-    drawn = "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
-    return f"{drawn}\n{result['measured']}, {result['machine']}.\n"
+def table(rows: list[Row]) -> str:
+    """A Markdown table."""
+    heads = list(rows[0])
+    lines = [heads, ["---"] * len(heads), *([row[h] for h in heads] for row in rows)]
+    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
 
 
 def device_name(device: torch.device) -> str:

@@ -84,18 +84,12 @@ def compiled_attention(
     value: Tensor,
     attention_mask: Tensor,
     scaling: float,
-    dropout: float = 0.0,
-    softcap: float | None = None,
-    sliding_window: int | None = None,
-    s_aux: Tensor | None = None,
-    **kwargs: Any,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """`slot_attention`, as the compiler sees it: key and value are of the new token alone."""
-    attended = torch.ops.logit_amplification.attend(
-        query, key, value, attention_mask, scaling, softcap, sliding_window, s_aux,
-        module.slot_layer,
-    )  # fmt: skip
-    return attended, None
+    taken = [options.get(name) for name in ("softcap", "sliding_window", "s_aux")]
+    given = query, key, value, attention_mask, scaling, *taken, module.slot_layer
+    return torch.ops.logit_amplification.attend(*given), None
 
 
 AttentionInterface.register("slots_compiled", compiled_attention)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import hardware
+from ..cache import is_exchangeable
 
 # Of the machine's memory: what weights and their copy may take. Not of what is free just now, for
 # the kind of step is a part of a run's name and must be the same when the run goes on.
@@ -32,13 +33,18 @@ def can_pack(model: Any) -> bool:
 
 
 def packed_copy(model: Any) -> Any:
-    """Return a model with the parameters of `model`, and packed weights where it multiplies."""
+    """Return a model with the parameters of `model`, and packed weights where it multiplies.
+
+    Only steps feed it, so it attends in slots for good: to set that around each takes 0.8 ms.
+    """
     shared = {id(one): one for one in (*model.parameters(), *model.buffers())}
     copied = copy.deepcopy(model, shared)
     for module in list(copied.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Linear:
                 setattr(module, name, PackedLinear(child))
+    if is_exchangeable(type(copied)):
+        copied.set_attn_implementation("slots")
     return copied
 
 
