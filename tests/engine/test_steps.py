@@ -25,6 +25,9 @@ SAMPLER = make_sampler(0.9, 0, 0.95)
 packable = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="needs oneDNN: this torch is built without it"
 )
+needs_compiler = pytest.mark.skipif(
+    not compiled.has_compiler(), reason="needs a C++ compiler, as g++: none is here"
+)
 # What torch's compiler imports of torch itself is deprecated.
 pytestmark = [packable, pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")]
 
@@ -58,7 +61,7 @@ def go_on(slots, tokens=(5, 7, 11, 13), count=6):
 # ---------------------------------------------------------------------------------- kinds of steps
 
 
-@pytest.mark.parametrize("kind", ["packed", "compiled"])
+@pytest.mark.parametrize("kind", ["packed", pytest.param("compiled", marks=needs_compiler)])
 def test_a_step_differs_from_the_eager_one_by_rounding(tiny, filled, kind):
     ours, eager = (go_on(filled(one)).log_softmax(-1) for one in (kind, "eager"))
     kl = (eager.exp() * (eager - ours)).sum(-1)
@@ -68,6 +71,7 @@ def test_a_step_differs_from_the_eager_one_by_rounding(tiny, filled, kind):
     assert divergence(tiny.model, kind)[0] < 1e-6
 
 
+@needs_compiler
 def test_a_compiled_step_makes_the_same_cells_whatever_is_beside_them(tiny):
     together = run(tiny, CELLS, TINY_CONTEXTS, sampler=SAMPLER, step="compiled")
     alone = run(tiny, CELLS[-1:], TINY_CONTEXTS, sampler=SAMPLER, step="compiled")
@@ -108,13 +112,17 @@ def test_auto_is_the_eager_step_where_weights_cannot_be_packed(tiny, monkeypatch
 
 
 def test_without_a_compiler_no_step_is_compiled(tiny, monkeypatch):
+    monkeypatch.setattr(step, "has_compiler", lambda: True)
     assert step.kind_of_step("compiled", [tiny.model]) == "compiled"
     monkeypatch.setattr(step, "has_compiler", lambda: False)
     with pytest.raises(BadInput, match=r"^STEP = compiled: it needs a C\+\+ compiler, as g\+\+;"):
         step.kind_of_step("compiled", [tiny.model])
 
 
-def test_auto_compiles_for_a_long_plan_and_stays_with_what_a_run_began(tiny, settings, capsys):
+def test_auto_compiles_for_a_long_plan_and_stays_with_what_a_run_began(
+    tiny, settings, monkeypatch, capsys
+):
+    monkeypatch.setattr("logit_amplification.sweeps.capacity.has_compiler", lambda: True)
     auto = settings.model_copy(update={"slots": 10, "max_new_tokens": 10})
 
     def chosen(steps, *begun):
