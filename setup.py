@@ -1,4 +1,4 @@
-"""The build's one step of our own: two files of `data/` go into the package.
+"""The build's one step of our own: three files of `data/` go into the package.
 
 The repository keeps them once, where its users look for them; an installed library needs them too.
 """
@@ -8,7 +8,10 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("data/prompt_pairs.csv", "data/labelled_answers.jsonl")
+SHIPPED = tuple(
+    f"data/{name}"
+    for name in ("prompt_pairs.csv", "labelled_answers.jsonl", "labelled_generations.jsonl")
+)
 
 
 class BuildWithData(build_py):

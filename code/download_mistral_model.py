@@ -107,7 +107,8 @@ def try_it(settings: Settings) -> None:
     from logit_amplification.engine.batched import BatchedEngine
     from logit_amplification.engine.interface import Cell, Contrast, Request
     from logit_amplification.models import loading
-    from logit_amplification.prompts.pairs import encode_pairs, read_pairs
+    from logit_amplification.prompts.chat import encode_pairs
+    from logit_amplification.prompts.files import read_pairs
 
     print(f"\nLoading it, quantization {settings.quantization} ...", flush=True)
     loaded = loading.load_model(settings)

@@ -43,11 +43,11 @@ def main(flags: list[str]) -> int:
 
 def run(command: Command) -> None:
     """Sweep, then write JSON, CSV, TXT and PNG, saying where."""
-    from logit_amplification.prompts import pairs
+    from logit_amplification.prompts.files import read_pairs
     from logit_amplification.records.files import refuse_unwritable
 
     refuse_unwritable(command)
-    prompt_pairs = pairs.read_pairs(command.prompts, command.controls)
+    pairs = read_pairs(command.prompts, command.controls)
 
     from logit_amplification.models import advice, loading
     from logit_amplification.reports import artifacts
@@ -55,7 +55,7 @@ def run(command: Command) -> None:
 
     print(*advice.before_loading(command), sep="\n", flush=True)
     model = loading.load_model(command)
-    done = sweep.sweep(model, prompt_pairs, command, rerun=command.rerun)
+    done = sweep.sweep(model, pairs, command, rerun=command.rerun)
     written = artifacts.save_artifacts(done, command)
     print("Wrote", *map(shown_path, written), sep="\n  ")
 

@@ -10,7 +10,7 @@ from logit_amplification.engine.batched import BatchedEngine
 from logit_amplification.errors import Interrupted
 from logit_amplification.models.loading import load_model
 from logit_amplification.progress import LOG_SECONDS, Bar, SweepBar, glimpse
-from logit_amplification.prompts.pairs import read_pairs
+from logit_amplification.prompts.files import read_pairs
 from logit_amplification.sweeps.sweep import sweep
 
 

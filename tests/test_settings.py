@@ -31,7 +31,7 @@ def test_the_defaults_are_those_that_the_readme_promises():
     settings = load_settings()
     assert settings.model == "mistralai/Mistral-7B-Instruct-v0.2"
     assert settings.quantization == "8bit"
-    assert settings.alphas == (0.0, 0.1, 0.3, 0.5, 1.0, 1.5, 2.0)
+    assert settings.alphas == (-1.0, 0.0, 0.1, 0.3, 0.5, 1.0, 1.5, 2.0)
     assert (settings.max_new_tokens, settings.temperature, settings.top_p) == (100, 0.7, 0.9)
 
 

@@ -26,10 +26,11 @@ from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
 from logit_amplification.logits.sampling import make_sampler
 from logit_amplification.models import loading, readiness, sizes
-from logit_amplification.settings import load_settings
+from logit_amplification.prompts.files import read_pairs
+from logit_amplification.settings import Settings, load_settings
 
 from .results import Row, device_name, read_system
-from .subject import in_a_process, load_subject
+from .subject import in_a_process
 
 # Machines that were not at hand: free memory, and their makers' figures for memory bandwidth (bytes
 # per second) and dense 16-bit matrix products (floating-point operations per second).
@@ -238,7 +239,7 @@ def machines(options: argparse.Namespace) -> list[Row]:
     that is longer: no program is faster. Unpacking 8- or 4-bit weights comes on top.
     """
     plan = readiness.check_machine(readiness.MISTRAL).plan
-    cells = len(load_subject("float32").cells)
+    cells = len(read_pairs()) * len({0.0, *Settings.model_fields["alphas"].default})
     rows = []
     multiplied = 2 * sizes.parameters(sizes.MISTRAL_7B)["linear"]  # operations per row
     for name, device, free, speed, flops in MACHINES:
@@ -257,7 +258,7 @@ def machines(options: argparse.Namespace) -> list[Row]:
                 "weights, GB": f"{best.weights / 1e9:.1f}",
                 "slots": best.slots,
                 "memory in all, GB": f"{best.needed / 1e9:.1f}",
-                "one arm of 217 answers, at least": f"{seconds:.0f} s",
+                f"the default sweep, {cells} answers, at least": f"{seconds:.0f} s",
             }
         )
     return rows

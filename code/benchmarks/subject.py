@@ -16,7 +16,8 @@ from logit_amplification.engine.interface import Cell, Contrast, Generation, Req
 from logit_amplification.engine.slots import Slots
 from logit_amplification.locations import ROOT
 from logit_amplification.models import hardware, loading, sizes
-from logit_amplification.prompts.pairs import encode_pairs, read_pairs
+from logit_amplification.prompts.chat import encode_pairs
+from logit_amplification.prompts.files import read_pairs
 from logit_amplification.settings import Settings, load_settings
 from logit_amplification.sweeps.sweep import plan_cells
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .models.loading import load_model as load_model
     from .notebook.explorer import explore as explore
     from .notebook.results_view import browse as browse
-    from .prompts.pairs import read_pairs as read_pairs
+    from .prompts.files import read_pairs as read_pairs
     from .reports.artifacts import save_artifacts as save_artifacts
     from .settings import load_settings as load_settings
     from .sweeps.generate import generate as generate
@@ -33,7 +33,7 @@ _HOMES = {
     "generate": "sweeps.generate",
     "load_model": "models.loading",
     "load_settings": "settings",
-    "read_pairs": "prompts.pairs",
+    "read_pairs": "prompts.files",
     "save_artifacts": "reports.artifacts",
     "sweep": "sweeps.sweep",
 }

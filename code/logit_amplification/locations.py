@@ -33,7 +33,7 @@ def visualizations_folder() -> Path:
 
 
 def shipped_file(name: str) -> Path:
-    """Return a file that comes with the code: `prompt_pairs.csv`, `labelled_answers.jsonl`."""
+    """Return a file of `data/` that comes with the code, as `prompt_pairs.csv`."""
     return (ROOT if IN_CHECKOUT else PACKAGE) / "data" / name
 
 

@@ -25,7 +25,7 @@ from pydantic_settings import (
 
 from .errors import BadInput
 from .locations import DEMO, MISTRAL, ROOT, data_folder, shipped_file, visualizations_folder
-from .logits.vocabulary import ARM_NAMES
+from .logits.vocabulary import ARM_NAMES, LIST_ARMS, WHOLE_ARMS
 
 CONTROL_NAMES = ("swapped", "shuffled", "paraphrase")
 # The project's .env first, then the one of the current folder: the later wins.
@@ -87,7 +87,9 @@ class Settings(BaseSettings):
         "auto", "where the model runs", "auto, cpu, cuda or mps"
     )
     prompts: Path = _knob(
-        shipped_file("prompt_pairs.csv"), "file of prompt pairs", "a .csv, .json or .jsonl file"
+        shipped_file("prompt_pairs.csv"),
+        "file of prompt pairs",
+        "a .csv, .json or .jsonl file, or demo (31 of the built-in ones; the demo model's default)",
     )
     controls: Annotated[tuple[str, ...], NoDecode] = _knob(
         (),
@@ -96,8 +98,8 @@ class Settings(BaseSettings):
         "and paraphrase (A against A in other words), separated by commas",
     )
     alphas: Annotated[tuple[float, ...], NoDecode] = _knob(
-        (0.1, 0.3, 0.5, 1.0, 1.5, 2.0),
-        "strengths to sweep, 0 is always added",
+        (-1.0, 0.1, 0.3, 0.5, 1.0, 1.5, 2.0),
+        "strengths to sweep; 0 is A and always added, -1 is B",
         "numbers from -100 to 100 separated by commas, as in 0,0.5,1",
     )
     samples: int = _knob(
@@ -117,11 +119,10 @@ class Settings(BaseSettings):
     )
     seed: int = _knob(0, "seed of every draw", "a whole number from 0 to 2^63 - 1", ge=0, lt=2**63)
     arms: Annotated[tuple[str, ...], NoDecode] = _knob(
-        ("full", "api_sentinel"),
+        ("full",),
         "variants of the rule",
-        "names separated by commas, out of full, plausible, nucleus_first, candidates_top20, "
-        "api_intersection, api_floor, api_spread, api_sentinel; with _top5, _top100 or _top1000 "
-        "for other lists than 20 tokens",
+        f"names separated by commas, out of {', '.join(WHOLE_ARMS)}, candidates_top20, "
+        f"{', '.join(LIST_ARMS[1:])}; with _top5, _top100 or _top1000 for other lists than of 20",
     )
     slots: int | Literal["auto"] = _knob(
         "auto", "generations decoded side by side", "auto or a whole number from 1 to 4096"
@@ -201,9 +202,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _demo_is_small_enough_for_full_precision(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _defaults_of_the_demo_model(cls, values: dict[str, Any]) -> dict[str, Any]:
         if values.get("model") == DEMO:
             values.setdefault("quantization", "none")
+            values.setdefault("prompts", DEMO)
         return values
 
     @classmethod

@@ -32,7 +32,8 @@ from logit_amplification.logits.arms import ARMS
 from logit_amplification.logits.sampling import keep_top_k, make_sampler, nucleus, uniforms
 from logit_amplification.logits.vocabulary import PER_TOKEN
 from logit_amplification.models.loading import LoadedModel, load_model
-from logit_amplification.prompts.pairs import PromptPair, encode_pairs
+from logit_amplification.prompts.chat import encode_pairs
+from logit_amplification.prompts.pairs import PromptPair
 from logit_amplification.settings import load_settings
 
 

@@ -7,62 +7,60 @@ import pandas
 import pytest
 from scipy import stats as scipy_stats
 
-from logit_amplification.evaluation import stats
+from logit_amplification.evaluation import intervals, stats
 from made_records import make_record, make_sweep
 
 
 def test_the_t_interval_is_the_textbooks():
     """Student 1908, "sleep": mean 1.58, 95 % interval 0.70 to 2.46 (R: t.test(extra, paired))."""
     extra = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]
-    assert stats.interval(extra)[:3] == pytest.approx((1.58, 0.7001142, 2.4598858), abs=1e-6)
+    assert intervals.interval(extra)[:3] == pytest.approx((1.58, 0.7001142, 2.4598858), abs=1e-6)
 
 
 def test_one_value_has_no_interval():
-    mean, lower, upper, n = stats.interval([3.0])
+    mean, lower, upper, n = intervals.interval([3.0])
     assert mean == 3.0 and math.isnan(lower) and math.isnan(upper) and n == 1
 
 
 def test_missing_values_are_left_out():
-    assert stats.interval([1.0, math.nan, 3.0]) == pytest.approx(stats.interval([1.0, 3.0]))
+    assert intervals.interval([1.0, math.nan, 3.0]) == pytest.approx(intervals.interval([1.0, 3.0]))
 
 
 def test_the_wilson_interval_is_the_published_one():
     """Newcombe 1998, table I: 81 of 263 is 0.2553 to 0.3662; 0 of 20 is 0 to 0.1611."""
-    assert stats.wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert stats.wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
+    assert intervals.wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert intervals.wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
 
 
-def rates(hits, pairs, samples=1):
-    """Generations of which the first `hits` are hits, grouped by pair."""
-    values = [float(i < hits) for i in range(pairs * samples)]
-    names = [i // samples for i in range(pairs * samples)]
-    return pandas.Series(values).groupby(names)
+def share(hits, pairs, samples=1):
+    """The share of generations of which the first `hits` are hits."""
+    values = numpy.array([float(i < hits) for i in range(pairs * samples)])
+    return intervals.share(values.reshape(pairs, samples).mean(1), len(values))
 
 
 def test_no_hit_at_all_is_bounded_by_the_rule_of_three():
-    assert stats.share(rates(0, 30)) == pytest.approx((0, 0, 0.1, 30))
-    assert stats.share(rates(30, 30)) == pytest.approx((1, 0.9, 1, 30))
-    assert stats.share(rates(0, 2)).upper == 1
+    assert share(0, 30) == pytest.approx((0, 0, 0.1, 30))
+    assert share(30, 30) == pytest.approx((1, 0.9, 1, 30))
+    assert share(0, 2).upper == 1
 
 
 def test_one_draw_per_pair_gives_the_plain_wilson_interval():
-    assert stats.share(rates(81, 263))[1:3] == pytest.approx(stats.wilson(81 / 263, 263), abs=2e-4)
+    assert share(81, 263)[1:3] == pytest.approx(intervals.wilson(81 / 263, 263), abs=2e-4)
 
 
 def test_a_single_hit_says_nothing_of_how_alike_draws_are():
     """So it is no narrower than no hit at all: its n is that of the pairs."""
-    assert stats.share(rates(1, 30, samples=4)).upper > stats.share(rates(0, 30, samples=4)).upper
+    assert share(1, 30, samples=4).upper > share(0, 30, samples=4).upper
 
 
 def test_one_pair_has_no_interval_for_a_share_either():
-    assert math.isnan(stats.share(rates(2, 1, samples=4)).lower)
+    assert math.isnan(share(2, 1, samples=4).lower)
 
 
 def test_draws_of_one_pair_that_are_all_alike_count_once():
     """Ten pairs, eight draws each, all hits or none: as wide as ten draws."""
-    assert stats.share(rates(24, 10, samples=8))[1:3] == pytest.approx(
-        stats.wilson(0.3, 10), abs=0.02
-    )
+    found = share(24, 10, samples=8)
+    assert found[1:3] == pytest.approx(intervals.wilson(0.3, 10), abs=0.02)
 
 
 def test_the_difference_of_paired_shares_is_bonett_and_prices():
@@ -100,27 +98,26 @@ def a_mean(generator):
     """Each pair has an effect of its own, and each of two draws its luck."""
     effects = generator.normal(1.0, 0.5, PAIRS)
     draws = effects[:, None] + generator.normal(0, 0.3, (PAIRS, 2))
-    return 1.0, stats.interval(draws.mean(1))
+    return 1.0, intervals.interval(draws.mean(1))
 
 
 def a_skewed_mean(generator):
-    return math.exp(0.7**2 / 2), stats.interval(generator.lognormal(0, 0.7, PAIRS))
+    return math.exp(0.7**2 / 2), intervals.interval(generator.lognormal(0, 0.7, PAIRS))
 
 
 def a_mean_of_values_that_are_mostly_zero(generator):
     """As the share of repeated 4-grams is."""
     some = generator.random(PAIRS) < 0.3
-    return 0.3 * 0.2, stats.interval(some * generator.uniform(0.1, 0.3, PAIRS))
+    return 0.3 * 0.2, intervals.interval(some * generator.uniform(0.1, 0.3, PAIRS))
 
 
 def a_mean_of_four_pairs(generator):
-    return 1.0, stats.interval(generator.normal(1.0, 0.5, 4))
+    return 1.0, intervals.interval(generator.normal(1.0, 0.5, 4))
 
 
 def a_share(generator):
     truth = generator.uniform(0.1, 0.9)
-    hits = pandas.Series(generator.random(PAIRS) < truth)
-    return truth, stats.share(hits.groupby(numpy.arange(PAIRS)))
+    return truth, intervals.share(generator.random(PAIRS) < truth, PAIRS)
 
 
 def a_share_of_four_draws(generator):
@@ -128,7 +125,7 @@ def a_share_of_four_draws(generator):
     truth = generator.uniform(0.2, 0.8)
     of_pair = generator.beta(2 * truth, 2 * (1 - truth), PAIRS)
     hits = generator.random((PAIRS, 4)) < of_pair[:, None]
-    return truth, stats.share(pandas.Series(hits.ravel()).groupby(numpy.arange(PAIRS * 4) // 4))
+    return truth, intervals.share(hits.mean(1), hits.size)
 
 
 def a_difference_of_shares(generator):
@@ -137,6 +134,26 @@ def a_difference_of_shares(generator):
     change = generator.choice([1.0, -1.0, 0.0], PAIRS, p=[up, down, 1 - up - down])
     zero = pandas.Series(numpy.zeros(PAIRS))
     return up - down, stats.difference(pandas.Series(change), zero, "refusal")
+
+
+def a_difference_of_shares_of_four_draws(generator):
+    """Each pair has its own chances, with and without; its four draws are alike."""
+    base, effect = generator.uniform(0.05, 0.3), generator.uniform(0.0, 0.3)
+    own = generator.beta(3 * base, 3 * (1 - base), (PAIRS, 1))
+    plain = generator.random((PAIRS, 4)) < own
+    more = plain | (generator.random((PAIRS, 4)) < effect)
+    change = pandas.Series((more.mean(1) - plain.mean(1)).astype(float))
+    return (1 - base) * effect, stats.difference(change, change * 0, "refusal")
+
+
+def a_difference_of_families(generator):
+    """Pairs of one family share its effect: eight families of three pairs, two draws each."""
+    effects = generator.normal(0.5, 0.5, 8)
+    values = effects[:, None, None] + generator.normal(0, 0.3, (8, 3, 2))
+    places = [(f, p, d) for f in range(8) for p in range(3) for d in range(2)]
+    columns = {"family": [f for f, _, _ in places], "pair_id": [f"{f}-{p}" for f, p, _ in places]}
+    frame = pandas.DataFrame(columns | {"nll_a": [values[place] for place in places]})
+    return 0.5, stats.estimate(frame, "nll_a")
 
 
 def a_slope(generator):
@@ -157,11 +174,17 @@ def a_slope(generator):
         a_share,
         a_share_of_four_draws,
         a_difference_of_shares,
+        a_difference_of_families,
     ],
     ids=lambda f: f.__name__,
 )
 def test_intervals_cover_the_truth_as_often_as_they_say(one_sweep):
     assert 0.93 <= coverage(one_sweep) <= 0.97
+
+
+def test_a_difference_of_shares_over_several_draws_is_not_twice_too_wide():
+    """With a pair added that changed wholly each way, as for one draw, it covered 1.000."""
+    assert 0.93 <= coverage(a_difference_of_shares_of_four_draws) <= 0.98
 
 
 # --------------------------------------------------------------------------------------- tests
@@ -187,45 +210,45 @@ def test_the_trend_leaves_out_negative_alphas_and_needs_three():
 
 
 def test_holms_correction_is_the_textbooks():
-    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert stats.holm([]) == []
-    assert stats.holm([0.01, math.nan, 0.04])[::2] == pytest.approx([0.02, 0.04])
+    assert intervals.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert intervals.holm([]) == []
+    assert intervals.holm([0.01, math.nan, 0.04])[::2] == pytest.approx([0.02, 0.04])
 
 
 def test_the_rank_correlation_is_scipys_with_bonett_and_wrights_interval():
     one = pandas.Series([1.0, 2, 3, 4, 5, 6, 7, 8], index=list("abcdefgh"))
     other = pandas.Series([2.0, 1, 4, 3, 6, 5, 8, 7, 9], index=list("abcdefghi"))
-    found, p = stats.rank_correlation(one, other)
+    found, p = intervals.rank_correlation(one, other)
     r = scipy_stats.spearmanr(one, other[:8]).statistic
     assert found.mean == pytest.approx(r) and found.n == 8 and p < 0.05
     reach = 1.959964 * math.sqrt((1 + r * r / 2) / 5)
     assert found.lower == pytest.approx(math.tanh(math.atanh(r) - reach))
     assert found.upper == pytest.approx(math.tanh(math.atanh(r) + reach))
-    assert stats.rank_correlation(one, one)[0].upper <= 1
-    assert math.isnan(stats.rank_correlation(one[:3], other)[1])
+    assert intervals.rank_correlation(one, one)[0].upper <= 1
+    assert math.isnan(intervals.rank_correlation(one[:3], other)[1])
 
 
 def test_the_sign_flip_test_is_the_exact_one_within_its_resamples():
     values = pandas.Series([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert stats.sign_flip(values) == pytest.approx(2 / 32, abs=0.01)
-    assert stats.sign_flip(values * 0) == 1.0
-    assert math.isnan(stats.sign_flip(values[:0]))
+    assert intervals.sign_flip(values) == pytest.approx(2 / 32, abs=0.01)
+    assert intervals.sign_flip(values * 0) == 1.0
+    assert math.isnan(intervals.sign_flip(values[:0]))
     nine = pandas.Series([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -1.0])
-    assert stats.sign_flip(nine) == pytest.approx(scipy_stats.binomtest(1, 9).pvalue, abs=0.01)
+    assert intervals.sign_flip(nine) == pytest.approx(scipy_stats.binomtest(1, 9).pvalue, abs=0.01)
 
 
 def test_without_an_effect_one_test_in_twenty_is_significant():
     generator = numpy.random.default_rng(1)
-    chances = [stats.sign_flip(pandas.Series(generator.normal(0, 1, 24))) for _ in range(2000)]
+    chances = [intervals.sign_flip(pandas.Series(generator.normal(0, 1, 24))) for _ in range(2000)]
     assert 0.035 <= numpy.mean(numpy.array(chances) <= 0.05) <= 0.065
 
 
 def test_power_is_that_of_the_paired_t_test_and_of_mcnemars():
     """34 pairs for half a standard deviation is the textbook's figure (Cohen; G*Power)."""
-    assert stats.power(33).deviations > 0.5 > stats.power(34).deviations
-    share = stats.power(30).share
+    assert intervals.power(33).deviations > 0.5 > intervals.power(34).deviations
+    share = intervals.power(30).share
     assert scipy_stats.binom.sf(5, 30, share) >= 0.8 > scipy_stats.binom.sf(5, 30, share - 0.002)
-    assert math.isnan(stats.power(1).deviations) and math.isnan(stats.power(5).share)
+    assert math.isnan(intervals.power(1).deviations) and math.isnan(intervals.power(5).share)
 
 
 def test_common_random_numbers_take_the_luck_of_the_draw_out_of_a_difference():
@@ -319,12 +342,34 @@ def test_controls_stand_in_their_own_category_only():
     assert summary.loc["control: swapped", "nll_a_mean"] == 9
 
 
-def test_a_share_among_coherent_answers_leaves_the_others_out():
-    outcomes = ["refusal", "on_task", "incoherent", "incoherent"]
+def test_the_shares_of_outcomes_are_those_of_the_answers():
+    outcomes = ["refusal", "other", "incoherent", "incoherent"]
     records = [make_record(f"p{i}", 0.0, outcome=o) for i, o in enumerate(outcomes)]
     row = stats.summarise(stats.to_frame(records)).iloc[0]
     assert row["refusal_mean"] == 0.25 and row["incoherent_mean"] == 0.5
-    assert row["refusal_if_coherent_mean"] == 0.5
+
+
+def test_an_answer_too_short_for_a_4_gram_repeats_none():
+    """Left out, it would leave the average at the alphas that make answers short."""
+    records = [make_record("a", 0.0, repeated_4gram_share=0.6)]
+    records += [make_record("b", 0.0, repeated_4gram_share=None)]
+    assert stats.to_frame(records)["repeated_4gram_share"].tolist() == [0.6, 0.0]
+
+
+def test_pairs_of_one_family_count_once():
+    records = [make_record(f"p{i}", 0.0, nll_a=float(i)) | {"family": "f"} for i in range(3)]
+    records += [make_record("alone", 0.0, nll_a=5.0)]
+    found = stats.estimate(stats.to_frame(records), "nll_a")
+    assert found.n == 2 and found.mean == (1.0 + 5.0) / 2
+    row = stats.summarise(stats.to_frame(records)).iloc[0]
+    assert (row["n"], row["n_pairs"], row["n_families"]) == (4, 4, 2)
+
+
+def test_the_typical_pair_grows_like_the_median():
+    rows = {"slow": [0, 1], "typical": [1, 3], "fast": [0, 9], "null": [0, 0]}
+    frame = stats.to_frame(make_sweep(rows, measure="log_ratio_a_b")[1])
+    assert stats.typical_pair(frame) == "typical"
+    assert stats.typical_pair(frame[frame["alpha"] == 1]) is None
 
 
 def test_the_share_of_changed_answers_counts_pairs_not_tokens():

@@ -18,7 +18,7 @@ import study
 from command_line import as_list
 from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
-from logit_amplification.prompts.pairs import read_pairs
+from logit_amplification.prompts.files import read_pairs
 from logit_amplification.records.files import refuse_unwritable
 from logit_amplification.settings import Settings, load_settings
 from logit_amplification.sweeps.sweep import sweep

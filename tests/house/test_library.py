@@ -75,7 +75,8 @@ def test_wheel_and_source_hold_what_they_need_and_no_more(built):
         str(path.relative_to(ROOT / "code"))
         for path in (ROOT / "code" / "logit_amplification").rglob("*.py")
     }
-    data = {f"logit_amplification/data/{n}" for n in ("prompt_pairs.csv", "labelled_answers.jsonl")}
+    shipped = ("prompt_pairs.csv", "labelled_answers.jsonl", "labelled_generations.jsonl")
+    data = {f"logit_amplification/data/{name}" for name in shipped}
     inside = {name for name in names if ".dist-info/" not in name}
     assert inside == modules | data | {
         "logit_amplification/py.typed",

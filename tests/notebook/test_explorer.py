@@ -19,7 +19,7 @@ from logit_amplification.notebook import explorer
 from logit_amplification.notebook.exploration import MOST_TEXTS, Exploration, first_difference
 from logit_amplification.notebook.explorer import Explorer, explore, parse_alphas
 from logit_amplification.notebook.next_token_view import next_token_html, side_by_side
-from logit_amplification.prompts.pairs import read_pairs
+from logit_amplification.prompts.files import read_pairs
 
 VOCABULARY = 300
 

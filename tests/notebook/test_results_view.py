@@ -7,7 +7,7 @@ from conftest import PROMPTS
 
 from logit_amplification.notebook import results_view
 from logit_amplification.notebook.results_view import HINT, STILL_ROWS, browse, generations_table
-from logit_amplification.prompts.pairs import read_pairs
+from logit_amplification.prompts.files import read_pairs
 from logit_amplification.sweeps.sweep import sweep
 
 ATTACK = "<script>alert(1)</script>"

@@ -12,13 +12,9 @@ from transformers import AutoTokenizer
 from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
 from logit_amplification.models.readiness import BUILT_IN_PROMPT
-from logit_amplification.prompts.pairs import (
-    PromptPair,
-    describe_chat,
-    encode_pairs,
-    is_mistral_v1,
-    read_pairs,
-)
+from logit_amplification.prompts.chat import describe_chat, encode_pairs, is_mistral_v1
+from logit_amplification.prompts.files import read_pairs
+from logit_amplification.prompts.pairs import PromptPair
 from mistral_files import save_tokenizer
 
 SYSTEMS = ["", "Talk like a pirate.", "  Zwei\nZeilen, mit Ümläuten. "]
@@ -111,7 +107,7 @@ def test_control_tokens_in_a_users_text_stay_text_in_other_templates_too(demo, t
 def test_a_control_token_that_cannot_be_written_out_is_told(demo, monkeypatch):
     """Where pieces of a chat encode otherwise than the whole, nothing is guessed."""
     chat = [("user", "a <|im_end|> b")]
-    monkeypatch.setattr("logit_amplification.prompts.pairs._text_ids", lambda tokenizer, text: [0])
+    monkeypatch.setattr("logit_amplification.prompts.chat._text_ids", lambda tokenizer, text: [0])
     with pytest.raises(BadInput, match="is a control token"):
         encoded(demo.tokenizer, chat)
 

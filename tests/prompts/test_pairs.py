@@ -10,14 +10,9 @@ from hypothesis import strategies as st
 
 from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
-from logit_amplification.prompts.pairs import (
-    COLUMNS,
-    PromptPair,
-    accepts_system_role,
-    encode_pairs,
-    fold_system,
-    read_pairs,
-)
+from logit_amplification.prompts.chat import accepts_system_role, encode_pairs, fold_system
+from logit_amplification.prompts.files import read_pairs
+from logit_amplification.prompts.pairs import COLUMNS, PromptPair
 
 USER = {"role": "user", "content": "Hi"}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -50,7 +45,11 @@ def test_the_built_in_pairs_are_what_the_readme_says():
     systems = {pair.id for pair in contrasts if pair.a[0] != pair.b[0]} - users
     assert len(users) >= 5 and len(systems) >= 5
     graded = [pair for pair in pairs if pair.category == "graded"]
-    assert len(graded) >= 4 and len({pair.b for pair in map(frozen, graded)}) == 1
+    families = {pair.unit for pair in graded}
+    assert len(graded) == 12 and len(families) == 3
+    for family in families:
+        members = [frozen(pair) for pair in graded if pair.unit == family]
+        assert len(members) == 4 and len({pair.b for pair in members}) == 1
 
 
 def frozen(pair):
@@ -117,7 +116,7 @@ def test_the_fingerprint_changes_with_either_chat():
         ("p.csv", HEADER + ",c,Hi,,,\n", "line 2: id is empty"),
         ("p.csv", HEADER + "p,,Hi,,,\n", "line 2: category is empty"),
         ("p.csv", HEADER + "p,c,Hi,,,\np,c,Ho,,,\n", "line 3: the id 'p' is used twice"),
-        ("p.csv", HEADER + "p,c,Hi,,,,,,extra\n", "line 2: more cells"),
+        ("p.csv", HEADER + "p,c,Hi,,,,,,,,,extra\n", "line 2: more cells"),
         ("p.csv", HEADER + 'p,c,"Hi,,,\n', "line 2"),
         ("p.csv", "id,category,a_user,colour\np,c,Hi,red\n", "unknown column 'colour'"),
         ("p.csv", HEADER.encode() + b"p,c,\xff\xfe,,,\n", "not UTF-8"),

@@ -177,7 +177,7 @@ def test_a_second_sweep_on_a_folder_is_refused_and_a_dead_one_is_no_obstacle(tmp
 
 @pytest.mark.parametrize(
     ("kilobytes", "told"),
-    [(3, "/0.jsonl in "), (9, "amplification_results.json in ")],
+    [(3, "/0.jsonl in "), (11, "amplification_results.json in ")],
 )
 def test_a_full_disk_ends_the_sweep_with_one_line_and_keeps_what_is_finished(
     flags, tmp_path, kilobytes, told, capsys, few_figures

@@ -21,8 +21,8 @@ def test_every_figure_has_a_caption_with_its_numbers():
     told = contact_sheet.captions(records)
     assert set(told) == set(gallery.draw_all(run, records))
     expected = format_estimate(stats.dose(stats.to_frame(records[:8]), "nll_a").loc[1.0])
-    assert expected in told["dose_response"] and "n = 3 pairs" in told["outcomes"]
-    assert "api_sentinel, alpha 1" in told["arms"]
+    assert expected in told["dose_response"] and "n = 3 families" in told["outcomes"]
+    assert "Arm api_sentinel minus full at alpha 1" in told["arms"]
 
 
 def test_the_page_shows_every_figure_and_needs_nothing_from_elsewhere():

@@ -63,7 +63,38 @@ def test_model_text_is_drawn_as_it_is():
     """A dollar sign must not start mathematics, nor a tag markup."""
     figure = gallery.draw_texts(*make_sweep(VALUES), "a1")
     drawn = [text.get_text() for text in figure.axes[0].texts]
-    assert r"answer 1.0 <b>\$x\$</b>" in drawn
+    assert r"answer 0.0 <b>\$x\$</b>" in drawn
+
+
+def test_the_first_difference_from_a_is_marked_and_b_comes_first():
+    run, records = make_sweep({"a": [1, 1, 1], "null": [1, 1, 1]}, alphas=(-1.0, 0.0, 2.0))
+    figure = gallery.draw_texts(run, records, "a")
+    drawn = [text.get_text() for text in figure.axes[0].texts]
+    heads = [text for text in drawn if text.startswith("alpha")]
+    assert heads == ["alpha -1: B", "alpha 0: A", "alpha 2"]
+    assert r"answer ▶2.0 <b>\$x\$</b>" in drawn and r"answer 0.0 <b>\$x\$</b>" in drawn
+
+
+def test_without_a_choice_the_text_is_that_of_a_typical_pair():
+    rows = {"slow": [0, 1], "typical": [1, 3], "fast": [0, 9], "null": [0, 0]}
+    figure = gallery.draw_texts(*make_sweep(rows, measure="log_ratio_a_b"))
+    assert "From B to A and beyond: typical" in [t.get_text() for t in figure.axes[0].texts]
+
+
+def test_b_is_left_out_of_the_figures_that_go_from_a_on():
+    run, records = make_sweep({"a": [9, 1, 1], "b": [9, 1, 2]}, alphas=(-1.0, 0.0, 2.0))
+    panel = gallery.draw_dose_response(run, records).axes[1]
+    means = next(line for line in panel.lines if line.get_color() == style.MEAN)
+    assert list(means.get_xdata()) == [0.0, 2.0]
+
+
+def test_at_most_three_arms_share_a_panel():
+    run, records = make_sweep(VALUES)
+    for arm in ("plausible", "api_floor", "api_spread"):
+        records += make_sweep(VALUES, arm=arm)[1]
+    for draw in (gallery.draw_arms, gallery.draw_path):
+        for axes in draw(run, records).axes:
+            assert len(axes.containers or axes.lines) <= 3
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):

@@ -16,18 +16,26 @@ def text_of(values, **options):
 
 
 def test_a_steady_likelihood_is_recommended_up_to_the_largest_alpha():
-    text, *_ = text_of({"a": [1, 1.1], "b": [1, 1.0], "c": [1, 0.9], "null": [1, 1]})
-    assert "Up to alpha 1, the NLL under A rises by less than 0.5" in text
-    assert "no longer" not in text
+    text, *_ = text_of({"a": [1, 1.02], "b": [1, 1.0], "c": [1, 0.98], "null": [1, 1]})
+    assert "Alpha 1: the text is about as likely under A" in " ".join(text.split())
+    assert "worse" not in text.split("Incoherent")[0]
 
 
 def test_a_falling_likelihood_ends_the_recommendation():
     rows = {
         name: [1, 1 + jitter, 4 + jitter]
-        for name, jitter in zip("abc", (0, 0.1, -0.1), strict=True)
+        for name, jitter in zip("abc", (0, 0.02, -0.02), strict=True)
     }
     text, *_ = text_of(rows, alphas=(0.0, 0.5, 1.0))
-    assert "Up to alpha 0.5" in text and "At alpha 1 it no longer can be shown: 3 [" in text
+    told = " ".join(text.split())
+    assert "Alpha 0.5: the text is about as likely" in told
+    assert "Alpha 1: the text is less likely under A beyond the margin" in told
+    assert "+3.000 [" in told
+
+
+def test_what_is_neither_shown_nor_ruled_out_is_undecided():
+    text, *_ = text_of({"a": [1, 1.5], "b": [1, 1.0], "c": [1, 0.9]})
+    assert "Alpha 1: undecided" in " ".join(text.split())
 
 
 def test_a_null_pair_that_moves_is_a_warning():
@@ -39,11 +47,11 @@ def test_a_null_pair_that_moves_is_a_warning():
 
 def test_negative_alphas_are_no_amplification():
     """What happens below alpha 0 must not be told as if it were at "the largest alpha" or "on"."""
-    rows = {"a": [3, 1, 1.1], "b": [3.1, 1, 1.0], "c": [2.9, 1, 0.9], "null": [1, 1, 1]}
+    rows = {"a": [3, 1, 1.02], "b": [3.1, 1, 1.0], "c": [2.9, 1, 0.98], "null": [1, 1, 1]}
     text, *_ = text_of(rows, alphas=(-1.0, 0.0, 0.5))
-    assert "Up to alpha 0.5, the NLL" in text and "From alpha 0.5 on" in text
+    assert "Alpha 0.5: the text is about" in " ".join(text.split()) and "From alpha 0.5 on" in text
     text, *_ = text_of({name: row[:2] for name, row in rows.items()}, alphas=(-1.0, 0.0))
-    assert text.count("No alpha above 0 was swept.") == 3
+    assert text.count("No alpha above 0 was swept.") == 2
 
 
 def test_an_arm_of_which_nothing_came_to_an_end_is_told():
@@ -64,16 +72,20 @@ def test_an_interval_apart_from_zero_that_the_correction_does_not_bear_out_is_to
 
 
 def test_an_interval_that_contains_zero_is_said_to():
-    text, *_ = text_of({"a": [1, 2], "b": [1, 0], "c": [1, 1]}, measure="entropy")
-    line = next(line for line in text.splitlines() if line.strip().startswith("entropy"))
-    assert "; the interval contains zero, p = 1" in line
+    text, *_ = text_of({"a": [1, 2], "b": [1, 0], "c": [1, 1]}, measure="log_ratio_a_b")
+    told = " ".join(text.split())
+    assert (
+        "log p_A - log p_B, nats per token at alpha 1, +0.0 [-2.5, +2.5], n = 3 families; the"
+        in told
+    )
 
 
 def test_every_sentence_with_an_effect_has_its_n():
     text, *_ = text_of({"a": [1, 2], "b": [1, 2], "null": [1, 1]})
-    for line in text.splitlines():
-        if "[" in line:
-            assert re.search(r"n = \d+ pairs?", line), line
+    effects = re.findall(r"[+-][\d.]+ \[.*?\](.{14})", " ".join(text.split()))
+    assert len(effects) > 3
+    for rest in effects:
+        assert re.match(r", n = \d+ famil", rest), rest
 
 
 @pytest.mark.parametrize("values", [{"null": [1, 1]}, {"a": [1, 2]}, {"a": [1], "b": [1]}])
@@ -97,7 +109,7 @@ def test_the_csv_is_what_the_contract_names(tmp_path):
     run, records = make_sweep({"a": [1, 2], "b": [1, 2], "null": [1, 1]})
     csv, *_ = report.write_reports(tmp_path, run, records)
     header = csv.read_text().splitlines()[0].split(",")
-    assert header[:5] == ["arm", "category", "alpha", "n", "n_pairs"]
+    assert header[:6] == ["arm", "category", "alpha", "n", "n_pairs", "n_families"]
     assert {"nll_a_mean", "nll_a_lower", "nll_a_upper"} < set(header)
 
 

@@ -8,9 +8,10 @@ import pytest
 
 import study as study_script
 from logit_amplification.errors import BadInput
-from logit_amplification.evaluation import stats
+from logit_amplification.evaluation import intervals, stats, wording
 from logit_amplification.evaluation.calibration import read_labelled
 from logit_amplification.locations import ROOT
+from logit_amplification.prompts.files import read_pairs
 from logit_amplification.reports import study_document, study_tables
 
 FOLDER = ROOT / "data" / "study"
@@ -19,6 +20,8 @@ DOCUMENT = ROOT / "docs" / "RESULTS_ANALYSIS.md"
 
 @pytest.fixture(scope="module")
 def study():
+    if not FOLDER.exists():
+        pytest.skip("the study is being made: make study")
     return study_tables.read_study(FOLDER)
 
 
@@ -53,25 +56,26 @@ def test_the_committed_study_is_whole(study):
     """Every block of the design, every cell once."""
     cells = ["pair_id", "alpha", "sample", "arm"]
     assert not study.generations.duplicated(cells).any()
-    pairs = study.generations.loc[study.generations["control"] == "", "pair_id"].nunique()
+    rows = stats.treatment(study.generations)
     for block in study_script.BLOCKS:
-        rows = stats.treatment(study.generations)
-        rows = rows[rows["arm"].isin(block["arms"]) & rows["alpha"].isin(block["alphas"])]
-        wanted = len(block["arms"]) * len(block["alphas"]) * block.get("samples", 1) * pairs
-        assert len(rows) >= wanted
-    assert set(study.generations["arm"]) == set(study_script.ARM_NAMES)
-    assert {"swapped", "shuffled", "paraphrase", "null"} < set(study.generations["control"])
+        pairs = [p for p in read_pairs(block.get("prompts")) if not p.control]
+        made = rows[rows["arm"].isin(block["arms"]) & rows["alpha"].isin(block["alphas"])]
+        made = made[made["pair_id"].isin({p.id for p in pairs})]
+        wanted = len(block["arms"]) * len(block["alphas"]) * block.get("samples", 1) * len(pairs)
+        assert len(made) + study.run["errors"] >= wanted
+    assert {"shuffled", "paraphrase", "null"} == set(study.generations["control"]) - {""}
+    assert rows["family"].nunique() >= 96
 
 
 def test_a_number_of_the_document_is_that_of_its_rows(study, document):
-    """By hand: the mean over pairs of the means over samples, of one arm at one alpha."""
+    """By hand: draws within pairs, pairs within families, then the mean over families."""
     frame = study.generations
-    rows = frame[
-        (frame["arm"] == "api_sentinel") & (frame["alpha"] == 4) & (frame["control"] == "")
-    ]
-    mean = rows.groupby("pair_id")["nll_a"].mean().mean()
-    line = next(line for line in document.splitlines() if line.startswith("| `api_sentinel` |"))
-    assert f"{mean:.3g} [" in line
+    rows = frame[(frame["arm"] == "full") & (frame["alpha"] == 4) & (frame["control"] == "")]
+    mean = rows.groupby(["family", "pair_id"])["nll_a"].mean().groupby("family").mean().mean()
+    line = next(line for line in document.splitlines() if line.startswith("| NLL under A, nats"))
+    cells = [cell.strip() for cell in line.split("|")]
+    place = study.alphas().index(4.0) + 2
+    assert float(cells[place].split()[0]) == pytest.approx(mean, abs=0.006)
 
 
 def test_the_readme_quotes_the_document(document):
@@ -82,40 +86,67 @@ def test_the_readme_quotes_the_document(document):
     assert all(sentence in document for sentence in sentences)
 
 
-EFFECT = r"[+-][\d.e-]+ \[([+-][\d.e-]+), ([+-][\d.e-]+)\](.{0,60})"
+EFFECT = r"[+-][\d.]+ \[([+-][\d.]+), ([+-][\d.]+)\](.{0,60})"
+
+
+def sentences(unwrapped):
+    """The lines that are no row of a table."""
+    return [line for line in unwrapped.splitlines() if not line.startswith("|")]
 
 
 def test_every_effect_has_its_n_and_says_when_its_interval_contains_zero(unwrapped):
-    effects = re.findall(EFFECT, unwrapped)
-    assert len(effects) > 100
+    effects = [found for line in sentences(unwrapped) for found in re.findall(EFFECT, line)]
+    assert len(effects) > 12
     for low, high, rest in effects:
-        if not re.match(r", n = \d+ pairs", rest):
-            raise AssertionError(rest)
-        told = rest.split("|")[0].split("), ")[0].split(" and ")[0]
-        contains = float(low) <= 0 <= float(high)
-        assert ("the interval contains zero" in told) == contains, (low, high, rest)
+        assert re.match(r", n = \d+ (families|pairs)", rest), rest
+        if "pairs" not in rest[:14]:
+            contains = float(low) <= 0 <= float(high)
+            assert ("the interval contains zero" in rest) == contains, (low, high, rest)
 
 
 def test_every_sentence_about_an_effect_names_its_arm_or_control(unwrapped):
-    sentences = [line for line in unwrapped.splitlines() if re.match(r"(?!\|).*" + EFFECT, line)]
-    assert len(sentences) > 10
-    for line in sentences:
+    found = [line for line in sentences(unwrapped) if re.search(EFFECT, line)]
+    assert len(found) > 8
+    for line in found:
         assert "`" in line, line
 
 
-def test_other_data_give_other_sentences(study, unwrapped):
-    """Were the sentinel's answers as likely as those of `full`, the verdict would be another."""
-    verdict = re.compile(r"`api_sentinel` against `full` at alpha 4: (.+?) \(")
-    assert verdict.search(unwrapped)[1] == "less likely under A"
-    keys = ["pair_id", "alpha", "sample"]
-    full = study.arm("full").set_index(keys)["nll_a"]
+def test_other_data_give_other_sentences(study):
+    """Were the pairs' attribute what it is at alpha 0, nothing would grow; and the other way."""
+    keys = ["pair_id", "sample"]
+    start = study.full[study.full["alpha"] == 0].set_index(keys)["declared"]
 
-    def as_full(frame):
-        same = frame.set_index(keys).index.map(full)
-        return frame["nll_a"].where(frame["arm"] != "api_sentinel", same)
+    def still(frame):
+        own = frame.set_index(keys).index.map(start)
+        return frame["declared"].where((frame["control"] != "") | (frame["arm"] != "full"), own)
 
-    other = unwrap(study_document.write_document(changed(study, nll_a=as_full)))
-    assert verdict.search(other)[1] == "NLL under A, nats per token: not shown to differ"
+    def growing(frame):
+        more = frame["declared"].abs().mean() * frame["alpha"].clip(lower=0) * 50
+        pairs = (frame["control"] == "") & (frame["arm"] == "full")
+        return frame["declared"] + more.where(pairs, 0.0)
+
+    assert study_tables.verdict(changed(study, declared=still)) == "unspecific"
+    other = changed(study, declared=growing)
+    assert study_tables.verdict(other) == "specific"
+    assert "grows more than under any control" in unwrap(study_document.write_document(other))
+
+
+def test_a_scorer_that_errs_as_often_as_it_hits_measures_nothing(study):
+    wrong = dataclasses.replace(study, calibration=study.calibration.assign(found="incoherent"))
+    assert not study_tables.is_measurable(wrong, "incoherent")
+    assert "incoherent answers of `full` is not measurable" in unwrap(
+        study_document.write_document(wrong)
+    )
+
+
+def test_a_margin_has_four_answers():
+    def verdict(low, high):
+        return wording.against_margin(intervals.Estimate(0.0, low, high, 9), 0.2)
+
+    assert verdict(-0.1, 0.1) == "equivalent" and verdict(-0.5, 0.1) == "not worse"
+    assert verdict(-0.5, -0.3) == "better" and verdict(0.1, 0.3) == "undecided"
+    assert verdict(0.3, 0.5) == "worse by more than the margin"
+    assert verdict(float("nan"), float("nan")) == "no interval"
 
 
 def test_a_null_pair_that_moves_is_a_warning(study, document):
@@ -124,7 +155,7 @@ def test_a_null_pair_that_moves_is_a_warning(study, document):
     assert "WARNING" in study_document.write_document(moved)
 
 
-def test_a_missing_table_is_told(tmp_path):
+def test_a_missing_table_is_told(tmp_path, study):
     for path in FOLDER.glob("*.*"):
         if path.name != "calibration.csv":
             shutil.copy(path, tmp_path)
@@ -148,12 +179,13 @@ def test_the_study_can_be_made_from_nothing_in_small(tmp_path, tiny_folder):
         "visualizations_dir": tmp_path / "figures",
     }
     brief = [answer for answer in read_labelled() if len(answer["answer"]) < 90]
+    blocks = [{n: v for n, v in block.items() if n != "prompts"} for block in study_script.BLOCKS]
     document = tmp_path / "RESULTS.md"
-    paths = list(study_script.study(common, study_script.BLOCKS, document, brief))
+    paths = list(study_script.study(common, blocks, document, brief))
     first = document.read_bytes()
-    assert {p.name for p in paths} >= {f"{name}.csv" for name in study_tables.TABLES} | {
-        "tokens.html"
-    }
+    names = {p.name for p in paths}
+    assert {f"{name}.csv" for name in study_tables.TABLES} | {"tokens.html"} <= names
+    assert {"specificity.png", "sensitivity.png", "gap_law.png"} <= names
     made = study_tables.read_study(tmp_path / "study")
     assert study_document.write_document(made).encode() == first
     assert "tiny-mistral" in first.decode()

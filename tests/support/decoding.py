@@ -6,7 +6,9 @@ from logit_amplification.engine.batched import BatchedEngine
 from logit_amplification.engine.interface import Contrast, Request, Stream
 from logit_amplification.locations import ROOT
 from logit_amplification.logits.sampling import make_sampler
-from logit_amplification.prompts.pairs import PromptPair, encode_pairs, read_pairs
+from logit_amplification.prompts.chat import encode_pairs
+from logit_amplification.prompts.files import read_pairs
+from logit_amplification.prompts.pairs import PromptPair
 
 GREEDY = make_sampler(0.0)
 LENGTH = 16

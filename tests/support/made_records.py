@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from logit_amplification.logits.measures import measure_text
-from logit_amplification.logits.vocabulary import PER_TOKEN
+from logit_amplification.logits.vocabulary import ATTRIBUTES, PER_TOKEN
 
+TEXT_MEASURES = ("log_ratio_a_b", "posterior_a", "nll_p", "log_ratio_a_p", "kl_sampled_a")
+SHOWN = {*ATTRIBUTES, "declared"} - {"refusal", "words", "language"}
 RUN = {
     "id": "0123456789abcdef",
     "model": {"name": "by-hand", "quantization": "none", "dtype": "float32", "device": "cpu"},
@@ -21,7 +23,7 @@ RUN = {
 def make_record(pair_id, alpha, *, sample=0, category="x", control="", arm="full", **measures):
     """One record with every measure at 1.0 unless given; the text follows alpha unless null."""
     tokens = [5, 6, 7, 8, 9] if control == "null" else [5, 6, 7, 8, 9 + round(10 * alpha)]
-    outcome = measures.pop("outcome", "on_task")
+    outcome = measures.pop("outcome", "other")
     text = f"answer {'' if control == 'null' else alpha} <b>$x$</b>"
     return {
         "pair_id": pair_id,
@@ -36,7 +38,10 @@ def make_record(pair_id, alpha, *, sample=0, category="x", control="", arm="full
         "n_tokens": measures.pop("n_tokens", len(tokens)),
         "finish_reason": measures.pop("finish_reason", "length"),
         "outcome": {"label": outcome, "evidence": "by hand"},
-        "measures": dict.fromkeys((*PER_TOKEN, "log_ratio_a_b"), 1.0)
+        "family": pair_id.split("~")[0],
+        "attribute": "+n_words",
+        "attributes": dict.fromkeys(SHOWN, 3.0),
+        "measures": dict.fromkeys((*PER_TOKEN, *TEXT_MEASURES), 1.0)
         | measure_text(text, tokens)
         | measures,
         "per_token": {name: [1.0] * len(tokens) for name in PER_TOKEN},

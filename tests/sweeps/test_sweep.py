@@ -1,6 +1,7 @@
 """The sweep: what it makes, what it keeps, what it makes again; its journal and its results."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -8,12 +9,16 @@ import torch
 from decoding import PAIRS, chat
 from logit_amplification.engine import step
 from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.forward import text_nll
 from logit_amplification.engine.reference import sample_amplified
 from logit_amplification.errors import BadInput
-from logit_amplification.evaluation.outcomes import outcome
+from logit_amplification.evaluation.outcomes import score, usual_nll
 from logit_amplification.logits.amplification import amplify
 from logit_amplification.logits.vocabulary import PER_TOKEN
-from logit_amplification.prompts.pairs import PromptPair, with_controls
+from logit_amplification.prompts.chat import encode_pairs
+from logit_amplification.prompts.controls import with_controls
+from logit_amplification.prompts.files import read_pairs
+from logit_amplification.prompts.pairs import PromptPair
 from logit_amplification.records.files import read_results, write_results
 from logit_amplification.records.journal import Journal, run_id
 from logit_amplification.sweeps.sweep import run_configuration, sweep
@@ -315,14 +320,41 @@ def test_every_arm_of_a_cell_has_the_same_random_numbers(tiny, settings):
 def test_the_power_of_the_design_is_told_before_the_sweep(tiny, settings, capsys):
     sweep(tiny, PAIRS, settings)
     told = capsys.readouterr().out
-    assert told.index("2 pairs: one test alone can see") < told.index("generations to make")
+    assert told.index("2 families: one test alone can see") < told.index("generations to make")
 
 
 def test_every_record_of_a_sweep_has_its_outcome_and_the_evidence(tiny, settings):
     done = sweep(tiny, PAIRS, settings)
+    usual = usual_nll(done.records)
     for record in done.records:
-        nll = record["measures"]["nll_a"]
-        expected = outcome(record["text"], nll, record["measures"]["repeated_4gram_share"])
-        assert record["outcome"] == expected._asdict()
+        assert record["outcome"] == score(record, usual)._asdict()
     path = write_results(settings.data_dir, done.run, done.whole_records())
     assert all(g["outcome"]["evidence"] for g in json.loads(path.read_text())["generations"])
+
+
+def test_every_answer_is_scored_under_its_paraphrase_and_has_its_attributes(tiny, settings):
+    """Held to the forward of the paraphrase alone; controls and the null pair have none."""
+    pairs = [pair for pair in read_pairs(controls=("shuffled",)) if "graded-gloom" in pair.id]
+    pairs += [pair for pair in read_pairs() if pair.control]
+    done = sweep(tiny, pairs, settings)
+    limits = {"max_new_tokens": 9, "max_positions": 4096}
+    encoded = {one.pair.id: one for one in encode_pairs(pairs, tiny.tokenizer, **limits)}
+    scored = 0
+    for record in done.records:
+        measures, pair = record["measures"], encoded[record["pair_id"]]
+        assert set(record["attributes"]) > {"sentiment", "declared"}
+        total = record["n_tokens"] * measures["log_ratio_a_b"]
+        assert measures["posterior_a"] == pytest.approx(1 / (1 + math.exp(-total)), rel=1e-3)
+        apart = measures["logprob_sampled"] + measures["nll_a"]
+        assert measures["kl_sampled_a"] == pytest.approx(apart, abs=1e-4)
+        if record["control"]:
+            assert measures["nll_p"] is None and measures["log_ratio_a_p"] is None
+            continue
+        scored += 1
+        nll = text_nll(tiny.model, pair.ids_p, record["token_ids"])
+        assert measures["nll_p"] == pytest.approx(nll, abs=1e-4)
+        assert measures["log_ratio_a_p"] == pytest.approx(nll - measures["nll_a"], abs=1e-4)
+        declared = record["attributes"]["declared"]
+        if declared is not None:
+            assert declared == -record["attributes"]["sentiment"]
+    assert scored == 4 * len(settings.alphas) * settings.samples

@@ -29,7 +29,7 @@ from .slots import Slots
 from .step import kind_of_step
 
 # To be raised with every change that can change a token or a measure: it is part of a run's name.
-VERSION = 5
+VERSION = 6
 # Rows that rule, draw and measures take at once. On a CPU what lies between them stays in its cache
 # (docs/LOG.md); a GPU wants all of them.
 ROWS_AT_ONCE = {"cpu": 8}

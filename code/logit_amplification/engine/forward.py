@@ -49,6 +49,12 @@ def text_logits(model: Any, ids: Sequence[int], text_ids: Sequence[int]) -> Tens
     return model(inputs, use_cache=False, logits_to_keep=kept).logits[0].float()
 
 
+def text_nll(model: Any, ids: Sequence[int], text_ids: Sequence[int]) -> float:
+    """Return the mean of -log p over the tokens of a text behind `ids`, in nats."""
+    log_p = text_logits(model, ids, text_ids).log_softmax(-1)
+    return -float(log_p[range(len(text_ids)), list(text_ids)].mean())
+
+
 def profile_text(
     model: Any,
     ids_a: Sequence[int],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..logits.amplification import Rule, amplify
 from ..logits.sampling import Sampler, make_sampler, uniforms
-from ..prompts.pairs import EncodedPair
+from ..prompts.chat import EncodedPair
 
 MODEL = "model"  # the name of the weights of a run that has no others
 

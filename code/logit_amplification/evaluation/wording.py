@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas
 
-from . import stats
+from . import intervals
 
 
 def counted(number: int, noun: str) -> str:
@@ -14,34 +15,50 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + "s" * (number != 1)
 
 
-def power_sentence(pairs: int) -> str:
-    """Say what a sweep over so many pairs can show."""
-    can = stats.power(pairs)
+def power_sentence(families: int, tests: int = 1) -> str:
+    """Say what a sweep over so many families of pairs can show, in one of so many tests."""
+    can = intervals.power(families, tests)
     if pandas.isna(can.deviations):
-        return f"{counted(pairs, 'pair')}: no interval and no test; sweep more pairs."
+        return f"{_families(families)}: no interval and no test; sweep more pairs."
+    which = (
+        "one test alone" if tests == 1 else f"each of {tests} tests, corrected for their number,"
+    )
     told = (
-        f"{pairs} pairs: one test alone can see, with 80 % power at 5 %, a change of "
-        f"{can.deviations:.2g} "
-        "standard deviations of the pairs' differences in a mean"
+        f"{_families(families)}: {which} can see, with 80 % power at 5 %, a change of "
+        f"{can.deviations:.2g} standard deviations of the families' differences in a mean"
     )
     if pandas.isna(can.share):
         return f"{told}, and no change of an outcome's share. Less is not seen."
     return (
-        f"{told}, and of {can.share:.0%} of the pairs in an outcome when all change the same way. "
-        "Less is not seen."
+        f"{told}, and of {can.share:.0%} of the families in an outcome when all change the same "
+        "way. Less is not seen."
     )
 
 
 def format_estimate(row: Any, *, signed: bool = False) -> str:
-    """A mean with its interval and n; row: a stats.Estimate or a row of such columns."""
-    row = row._asdict() if isinstance(row, stats.Estimate) else row
-    number = (lambda value: f"{value:+.3g}") if signed else (lambda value: f"{value:.3g}")
+    """A mean with its interval and n; row: an Estimate or a row of such columns."""
+    row = row._asdict() if isinstance(row, intervals.Estimate) else row
     if row["n"] == 0:
-        return "not measured, n = 0 pairs"
-    count = f"n = {counted(int(row['n']), 'pair')}"
+        return "not measured, n = 0"
+    return f"{format_interval(row, signed=signed)}, n = {_families(int(row['n']))}"
+
+
+def format_interval(row: Any, *, signed: bool = False) -> str:
+    """A mean with its interval: as many digits as the interval bears, two of its half-width."""
+    row = row._asdict() if isinstance(row, intervals.Estimate) else row
+    sign = "+" if signed else ""
     if pandas.isna(row["lower"]):
-        return f"{number(row['mean'])} (no interval), {count}"
-    return f"{number(row['mean'])} [{number(row['lower'])}, {number(row['upper'])}], {count}"
+        return f"{row['mean']:{sign}.3g} (no interval)"
+    half = (row["upper"] - row["lower"]) / 2
+    digits = min(6, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 2
+    # Adding zero turns -0.0 into 0.
+    mean, low, high = (round(row[part], digits) + 0.0 for part in ("mean", "lower", "upper"))
+    form = f"{sign}.{digits}f"
+    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def _families(number: int) -> str:
+    return f"{number} family" if number == 1 else f"{number} families"
 
 
 def format_change(row: Any) -> str:
@@ -52,9 +69,22 @@ def format_change(row: Any) -> str:
 def format_test(row: Any, p: float) -> str:
     """A difference with its interval, n and corrected p-value, and what that does not show."""
     told = f"{format_change(row)}, {format_p_value(p)}"
-    if p >= 1 - stats.LEVEL and not contains_zero(row):
+    if p >= 1 - intervals.LEVEL and not contains_zero(row):
         told += ", not shown after correction"
     return told
+
+
+def against_margin(found: intervals.Estimate, margin: float) -> str:
+    """What an interval says about a margin, in words."""
+    if math.isnan(found.lower):
+        return "no interval"
+    if intervals.within(found, margin):
+        return "equivalent"
+    if intervals.not_above(found, margin):
+        return "not worse" if found.upper >= 0 else "better"
+    if found.lower > margin:
+        return "worse by more than the margin"
+    return "undecided"
 
 
 def format_p_value(p: float) -> str:
@@ -65,6 +95,6 @@ def format_p_value(p: float) -> str:
 
 
 def contains_zero(row: Any) -> bool:
-    """Whether the interval of a stats.Estimate, or of a row of such columns, contains zero."""
-    row = row._asdict() if isinstance(row, stats.Estimate) else row
+    """Whether the interval of an Estimate, or of a row of such columns, contains zero."""
+    row = row._asdict() if isinstance(row, intervals.Estimate) else row
     return bool(row["lower"] <= 0 <= row["upper"])

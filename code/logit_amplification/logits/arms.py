@@ -9,21 +9,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
 from .amplification import Rule
 from .sampling import nucleus
-from .vocabulary import ARM_NAMES, LIST_ARMS, TOPS, WHOLE_ARMS, arm_name
+from .vocabulary import (
+    ARM_NAMES,
+    FIXED_FILLS,
+    GAPS,
+    LIST_ARMS,
+    SENTINEL,
+    TOPS,
+    WHOLE_ARMS,
+    arm_name,
+)
 
 Alpha = Tensor | float
 Arm = Callable[[Rule, Tensor, Tensor, Alpha], Tensor]
 
 PLAUSIBLE_SHARE = 0.1  # Li et al. 2022 (arXiv:2210.15097), their alpha
 NUCLEUS_SHARE = 0.9  # the filter_p of DExperts (Liu et al. 2021, arXiv:2105.03023)
-API_SENTINEL = -9999.0  # what OpenAI's schema puts for a token outside the list
+DIGITS = 2  # decimals of the log-probabilities of `api_rounded`
+SEED = 0  # of the one permutation that `random_direction` has
 
 
 def full(rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha) -> Tensor:
@@ -43,6 +53,28 @@ def nucleus_first(rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha) 
     ids, probabilities = nucleus(rows, NUCLEUS_SHARE)
     outside = torch.ones_like(rows, dtype=torch.bool).scatter(-1, ids, probabilities == 0)
     return rule(logits_a, logits_b, alpha).masked_fill(outside.view(logits_a.shape), -torch.inf)
+
+
+def temperature(rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha) -> Tensor:
+    """A against nothing: (1 + alpha) A, which is A at the temperature 1 / (1 + alpha).
+
+    What amplification does only by making A sharper, this does as well.
+    """
+    return rule(logits_a, torch.zeros_like(logits_a), alpha)
+
+
+def random_direction(rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha) -> Tensor:
+    """The rule with the differences A - B dealt out to other tokens, always in the same way.
+
+    They have the same sizes at every step and say nothing about B: a control.
+    """
+    order = _permutation(logits_a.shape[-1]).to(logits_a.device)
+    return rule(logits_a, logits_a - (logits_a - logits_b)[..., order], alpha)
+
+
+@lru_cache
+def _permutation(vocab: int) -> Tensor:
+    return torch.randperm(vocab, generator=torch.Generator().manual_seed(SEED))
 
 
 # ------------------------------------------------------------- what an API leaves of it
@@ -67,6 +99,45 @@ def api_intersection(
     )
 
 
+def api_overlap(
+    rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha, *, top: int
+) -> Tensor:
+    """Of the tokens in both lists the one that A ranks highest; where there is none, B's list.
+
+    A rule of those who steer an API (docs/METHODOLOGY.md). It has no strength; at alpha 0 it is A's
+    list.
+    """
+    listed_a, listed_b = _listed(logits_a, top), _listed(logits_b, top)
+    both = logits_a.masked_fill(~(listed_a & listed_b), -torch.inf)
+    best = both.masked_fill(both < both.amax(-1, keepdim=True), -torch.inf)
+    none = ~(listed_a & listed_b).any(-1, keepdim=True)
+    steered = torch.where(none, logits_b.masked_fill(~listed_b, -torch.inf), best)
+    plain = torch.as_tensor(alpha, device=logits_a.device) == 0
+    return torch.where(plain, logits_a.masked_fill(~listed_a, -torch.inf), steered)
+
+
+def api_mixture(
+    rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha, *, top: int
+) -> Tensor:
+    """The rule on probabilities instead of logits, over both lists; a missing token counts 0.
+
+    Below zero it is cut off; where nothing is left, A's list as it is.
+    """
+    listed = [_listed(logits, top) for logits in (logits_a, logits_b)]
+    p_a, p_b = (
+        torch.where(in_list, logits.softmax(-1), 0.0)
+        for logits, in_list in zip((logits_a, logits_b), listed, strict=True)
+    )
+    mixed = rule(p_a, p_b, alpha).clamp_min(0.0)
+    return torch.where(mixed.sum(-1, keepdim=True) > 0, mixed, p_a).log()
+
+
+def a_list(rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha, *, top: int) -> Tensor:
+    """The rule over A's list; what B's list lacks gets the smallest value that it has."""
+    amplified = api_union(rule, logits_a, logits_b, alpha, top=top, missing=_below)
+    return amplified.masked_fill(~_listed(logits_a, top), -torch.inf)
+
+
 def api_union(
     rule: Rule,
     logits_a: Tensor,
@@ -75,15 +146,18 @@ def api_union(
     *,
     top: int,
     missing: Callable[[Tensor, Tensor], Tensor],
+    digits: int | None = None,
 ) -> Tensor:
     """Apply the rule to the union of both top lists; all other tokens get -inf.
 
     missing(logprobs, listed), both (..., vocab), returns the log-probability (..., 1) that stands
-    in for a token that only the other list has.
+    in for a token that only the other list has. digits: decimals that log-probabilities have.
     """
     listed, known = [], []
     for logits in (logits_a, logits_b):
         logprobs = logits.log_softmax(-1)
+        if digits is not None:
+            logprobs = logprobs.round(decimals=digits)
         listed.append(_listed(logits, top))
         known.append(torch.where(listed[-1], logprobs, missing(logprobs, listed[-1])))
     return rule(*known, alpha).masked_fill(~(listed[0] | listed[1]), -torch.inf)
@@ -95,9 +169,9 @@ def _listed(logits: Tensor, top: int) -> Tensor:
     return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, ids, True)
 
 
-def _floor(logprobs: Tensor, listed: Tensor) -> Tensor:
-    """The smallest value that the list has."""
-    return logprobs.masked_fill(~listed, torch.inf).amin(-1, keepdim=True)
+def _below(logprobs: Tensor, listed: Tensor, gap: float = 0.0) -> Tensor:
+    """So many nats below the smallest value that the list has."""
+    return logprobs.masked_fill(~listed, torch.inf).amin(-1, keepdim=True) - gap
 
 
 def _spread(logprobs: Tensor, listed: Tensor) -> Tensor:
@@ -106,19 +180,26 @@ def _spread(logprobs: Tensor, listed: Tensor) -> Tensor:
     return outside - (~listed).sum(-1, keepdim=True).clamp_min(1).log()
 
 
-def _sentinel(logprobs: Tensor, listed: Tensor) -> Tensor:
-    """The number that stands for "not in the list"."""
-    return torch.full_like(logprobs[..., :1], API_SENTINEL)
+def _fixed(logprobs: Tensor, listed: Tensor, value: float) -> Tensor:
+    """A number that stands for "not in the list"."""
+    return torch.full_like(logprobs[..., :1], value)
 
 
+_FILLS = (
+    {name: partial(_below, gap=gap) for name, gap in GAPS.items()}
+    | {name: partial(_fixed, value=value) for name, value in (FIXED_FILLS | SENTINEL).items()}
+    | {"api_spread": _spread}
+)
 _LIST_RULES = {
     "candidates": candidates,
+    "a_list": a_list,
     "api_intersection": api_intersection,
-    "api_floor": partial(api_union, missing=_floor),
-    "api_spread": partial(api_union, missing=_spread),
-    "api_sentinel": partial(api_union, missing=_sentinel),
-}
-ARMS: dict[str, Arm] = dict(zip(WHOLE_ARMS, (full, plausible, nucleus_first), strict=True)) | {
+    "api_overlap": api_overlap,
+    "api_mixture": api_mixture,
+    "api_rounded": partial(api_union, missing=_below, digits=DIGITS),
+} | {name: partial(api_union, missing=fill) for name, fill in _FILLS.items()}
+_WHOLE_RULES = (full, plausible, nucleus_first, temperature, random_direction)
+ARMS: dict[str, Arm] = dict(zip(WHOLE_ARMS, _WHOLE_RULES, strict=True)) | {
     arm_name(kind, top): partial(_LIST_RULES[kind], top=top) for kind in LIST_ARMS for top in TOPS
 }
 assert tuple(ARMS) == ARM_NAMES

@@ -1,4 +1,4 @@
-"""The words of the workbench: every measure and every arm, by name. No torch.
+"""The words of the workbench: every measure, attribute and arm, by name. No torch.
 
 A measure that is added here has a column in the JSON and the CSV files, a label in every figure and
 a line in the reports.
@@ -62,6 +62,23 @@ OF_A_TEXT = {
     "log_ratio_a_b": Measure(
         "log p_A - log p_B of the sampled tokens, nats per token", "log p_A - log p_B", NATS
     ),
+    "posterior_a": Measure(
+        "probability that the text came from A rather than B, both equally likely before",
+        "posterior of A",
+    ),
+    "nll_p": Measure(
+        "negative log-likelihood under A's paraphrase, nats per token", "NLL under paraphrase", NATS
+    ),
+    "log_ratio_a_p": Measure(
+        "log p_A - log p_P of the sampled tokens, P the paraphrase of A, nats per token",
+        "log p_A - log p_P",
+        NATS,
+    ),
+    "kl_sampled_a": Measure(
+        "KL(distribution drawn from || A), estimated from the sampled tokens, nats per token",
+        "KL(sampled \u2016 A)",
+        NATS,
+    ),
     "n_characters": Measure("answer length, characters", "length", "characters"),
     "n_tokens": Measure("answer length, tokens", "length", "tokens"),
     "distinct_1": Measure("distinct tokens per token", "distinct tokens"),
@@ -70,22 +87,49 @@ OF_A_TEXT = {
     "logit_range": Measure("range of the amplified logits", "range of the logits"),
     "incoherent": Measure("share of incoherent answers", "incoherent answers", SHARE, True),
     "refusal": Measure("share of refusals", "refusals", SHARE, True),
-    "on_task": Measure(
-        "share of coherent answers that do not refuse", "coherent without refusal", SHARE, True
-    ),
-    "refusal_if_coherent": Measure(
-        "share of refusals among coherent answers", "refusals if coherent", SHARE, True
+    "other": Measure(
+        "share of answers that are neither incoherent nor a refusal", "other answers", SHARE, True
     ),
     "ended_by_eos": Measure(
         "share of answers that end by themselves", "ended by themselves", SHARE, True
     ),
 }
-MEASURES = OF_A_TOKEN | OF_A_TEXT
+# What a text shows, whatever the model: a pair declares of which A should have more, or less.
+ATTRIBUTES = {
+    "words": Measure("words of the pair's list per 100 words", "listed words per 100"),
+    "language": Measure(
+        "share of answers in the language asked for", "in the language", SHARE, True
+    ),
+    "sentiment": Measure("sentiment, -1 to 1 (VADER)", "sentiment"),
+    "formality": Measure("formality of the function words, 0 to 100", "formality"),
+    "readability": Measure("reading ease (Flesch), 100 is easy", "reading ease"),
+    "agreement": Measure("agreement with the user, -1, 0 or 1", "agreement"),
+    "hedging": Measure("hedges per 100 words", "hedges per 100 words"),
+    "refusal": OF_A_TEXT["refusal"],
+    "n_words": Measure("answer length, words", "length", "words"),
+    "exclamations": Measure("share of sentences that end with an exclamation mark", "exclamations"),
+    "questions": Measure("share of sentences that end with a question mark", "questions"),
+    "capitals": Measure("share of letters that are capitals", "capital letters"),
+    "digits": Measure("numbers per 100 words", "numbers per 100 words"),
+    "list_items": Measure("lines that begin as an item of a list does", "items of a list"),
+}
+DECLARED = Measure("declared attribute, in the direction of A, in standard deviations", "attribute")
+MEASURES = OF_A_TOKEN | OF_A_TEXT | ATTRIBUTES | {"declared": DECLARED}
 
 API_TOP = 20  # what a chat API returns at most
 TOPS = (5, API_TOP, 100, 1000)
-WHOLE_ARMS = ("full", "plausible", "nucleus_first")
-LIST_ARMS = ("candidates", "api_intersection", "api_floor", "api_spread", "api_sentinel")
+WHOLE_ARMS = ("full", "plausible", "nucleus_first", "temperature", "random_direction")
+# In these alpha changes A by itself, so a null pair (A = B) holds nothing to zero.
+ALPHA_ALONE = ("temperature", "api_overlap")
+# How far below a list's smallest entry a token that it lacks is put, in nats; and fixed values.
+GAPS = {"api_floor": 0.0, "api_below1": 1.0, "api_below3": 3.0}
+FIXED_FILLS = {"api_zero": 0.0, "api_minus13": -13.0, "api_minus100": -100.0}
+SENTINEL = {"api_sentinel": -9999.0}
+UNION_ARMS = (*GAPS, "api_rounded", "api_spread", *FIXED_FILLS, *SENTINEL)
+LIST_ARMS = (
+    *("candidates", "a_list", "api_intersection", "api_overlap", "api_mixture"),
+    *UNION_ARMS,
+)
 
 
 def arm_name(kind: str, top: int) -> str:

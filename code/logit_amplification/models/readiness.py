@@ -156,10 +156,11 @@ def _read_settings(model: str | None) -> tuple[Plan, Check]:
 
 def plan_of(settings: Any) -> tuple[Plan, Check]:
     """Read what is to be run out of valid settings. Raises BadInput for a bad prompt file."""
-    from ..prompts.pairs import read_pairs
+    from ..prompts.files import read_pairs
 
     longest = BUILT_IN_PROMPT
-    if settings.prompts != type(settings).model_fields["prompts"].default:
+    built_in = type(settings).model_fields["prompts"].default, Path(DEMO)
+    if settings.prompts not in built_in:
         chats = [chat for pair in read_pairs(settings.prompts) for chat in (pair.a, pair.b)]
         characters = max(sum(len(message["content"]) for message in chat) for chat in chats)
         longest = characters // CHARACTERS_PER_TOKEN

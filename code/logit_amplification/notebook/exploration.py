@@ -20,7 +20,8 @@ from ..errors import BadInput
 from ..logits.amplification import Rule
 from ..logits.next_token import NextToken
 from ..models.loading import LoadedModel
-from ..prompts.pairs import PromptPair, encode_pairs, token_texts
+from ..prompts.chat import encode_pairs, token_texts
+from ..prompts.pairs import PromptPair
 from ..settings import Settings
 
 MOST_TEXTS = 8

@@ -12,7 +12,7 @@ from ..evaluation import stats
 from ..evaluation.wording import format_change, format_estimate
 from ..logits.vocabulary import MEASURES
 from ..records.files import Record
-from .report import arm_lines, run_in_words
+from .report import arm_point, run_in_words
 
 STYLE = (
     "body{font:15px/1.5 sans-serif;max-width:75em;margin:2em auto;padding:0 1em;"
@@ -50,7 +50,7 @@ def captions(records: Sequence[Record]) -> dict[str, str]:
         return {}
     largest = first["alpha"].max()
     others = [name for name in frame["arm"].unique() if name != arm]
-    lines = [line for name in others for line in arm_lines(frame, name, arm)]
+    lines = [arm_point(frame, name, arm) for name in others]
     shares = [
         f"{name}: {'; '.join(_shares(rows))}" for name, rows in frame.groupby("arm", sort=False)
     ]
@@ -62,12 +62,12 @@ def captions(records: Sequence[Record]) -> dict[str, str]:
     }
     told = {name: f"{head} {_told(first, largest, some)}" for name, some in measures.items()}
     return told | {
-        "text_by_alpha": f"Arm {arm}, pair {records[0]['pair_id']}, sample 0: the first pair of "
-        "the file, not a chosen one.",
-        "arms": f"Against {arm}. {'; '.join(lines)}." if lines else f"Arm {arm} alone.",
+        "text_by_alpha": f"Arm {arm}, pair {stats.typical_pair(first)}, sample 0: the pair whose "
+        "log p_A - log p_B grows most like the median.",
+        "arms": " ".join(lines) or f"Arm {arm} alone.",
         "outcomes": f"At alpha {largest:g}. {'. '.join(shares)}.",
         "behaviour_coherence": "A line per arm, a point per alpha, from "
-        f"{first['alpha'].min():g} to {largest:g}.",
+        f"{stats.without_b(first)['alpha'].min():g} to {largest:g}.",
     }
 
 
@@ -85,6 +85,6 @@ def _shares(rows: pandas.DataFrame) -> list[str]:
     alpha = rows["alpha"].max()
     return [
         f"{MEASURES[name].described} {format_estimate(stats.dose(rows, name).loc[alpha])}"
-        for name in ("on_task", "refusal", "incoherent")
+        for name in ("other", "refusal", "incoherent")
         if alpha in stats.dose(rows, name).index
     ]

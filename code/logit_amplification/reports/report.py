@@ -6,35 +6,33 @@ contains zero. Nothing here is written by hand for one model: change the data an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pandas
 
-from ..evaluation import stats
+from ..evaluation import intervals, stats
 from ..evaluation.wording import (
+    against_margin,
     counted,
     format_change,
     format_estimate,
     format_p_value,
-    format_test,
     power_sentence,
 )
-from ..logits.vocabulary import MEASURES
+from ..logits.vocabulary import ALPHA_ALONE, MEASURES
 from ..records.files import Record, write_atomically, write_report
 
-# A convention, set before any data was seen: 0.5 nats per token is a factor of 1.65 in perplexity.
-TOLERATED_NLL_RISE = 0.5
 # The one measure that is tested for a trend over alpha, declared before any data was seen.
 PRIMARY = "nll_a"
-SECONDARY = (
-    *("incoherent", "refusal", "on_task", "repeated_4gram_share"),
-    *("n_tokens", "ended_by_eos", "entropy"),
-)
 REPORTED = (
-    *("kl_amplified_a", PRIMARY, "nll_b", "log_ratio_a_b"),
-    *("incoherent", "refusal", "on_task", "refusal_if_coherent"),
+    *("kl_amplified_a", "kl_sampled_a", PRIMARY, "nll_b", "nll_p", "log_ratio_a_b", "posterior_a"),
+    *("log_ratio_a_p", "declared", "incoherent", "refusal", "other"),
+    *("sentiment", "formality", "readability", "agreement", "hedging", "n_words"),
     *("entropy", "rank_a", "implausible_share", "repeated_4gram_share", "distinct_2", "n_tokens"),
     *("ended_by_eos", "logit_range", "logit_std", "outside_top20_a", "outside_top20_b"),
     *("overlap_top20", "reachable_top20"),
@@ -84,34 +82,149 @@ def run_in_words(run: dict[str, Any], records: Sequence[Record]) -> str:
 
 
 def recommendations(run: dict[str, Any], records: Sequence[Record]) -> list[str]:
-    """Return the lines of `recommendations.txt`: which alphas did what, for the arm swept first."""
+    """Return the lines of `recommendations.txt`: what the run says, what it does not, what is next.
+
+    About the arm swept first; a finding in one plain sentence, then its numbers.
+    """
     frame = stats.to_frame(records)
     arm = records[0]["arm"]
     first = frame[frame["arm"] == arm]
-    lines = ["RECOMMENDATIONS", run_in_words(run, records), ""]
+    lines = ["WHAT THIS RUN SAYS", *textwrap.wrap(run_in_words(run, records), 100)]
+    lines += ["Brackets: 95 % intervals over families of pairs that share a text.", ""]
     if stats.treatment(first).empty:
         return [*lines, "No pair but controls came to an end: nothing can be said about alpha."]
     of_arm = [record for record in records if record["arm"] == arm]
-    lines += [f"1. Design. {power_sentence(stats.treatment(frame)['pair_id'].nunique())}", ""]
-    lines += [f"2. Control. {_null_sentence(of_arm)}", ""]
-    lines += [f"3. Where amplification shows, arm {arm}. {_change_sentence(of_arm)}", ""]
-    lines += [f"4. Where the text stays likely under A, arm {arm}. {_likely_sentence(first)}"]
-    lines += [f"   {trend_sentence(first)}", ""]
-    lines += [f"5. What else changed at the largest alpha, arm {arm}, against alpha 0 within the"]
-    lines += ["   same pair (p-values: sign-flip test, Holm's correction over these lines):"]
-    lines += [*(f"   {line}" for line in difference_lines(first, SECONDARY)), ""]
-    others = [name for name in frame["arm"].unique() if name != arm]
-    if others:
-        lines += [f"6. The other arms, against {arm} within the same pair and draw:"]
-        lines += [f"   {line}" for name in others for line in arm_lines(frame, name, arm)]
-        lines += [""]
-    return [*lines, "These sentences hold for this model, these prompts and this sampling only."]
+    points = [
+        *coherence_points(first),
+        *contrast_points(first),
+        *(arm_point(frame, name, arm) for name in frame["arm"].unique() if name != arm),
+        "NOT measured: whether an answer is right or useful; anything about other models, prompts "
+        "and sampling than these.",
+        f"A different text is no effect. {_change_sentence(of_arm)} Rounding alone changes most "
+        "sampled texts in 16 bit.",
+        f"Check: {_null_sentence(of_arm)}",
+        f"Power: {power_sentence(stats.treatment(frame)['family'].nunique())}",
+        f"Next: {_next_sentence(run, frame)}",
+    ]
+    for number, text in enumerate(points, start=1):
+        indent = " " * len(f"{number}. ")
+        lines += textwrap.wrap(f"{number}. {text}", 100, subsequent_indent=indent)
+    return lines
+
+
+def coherence_points(frame: pandas.DataFrame) -> list[str]:
+    """Tell what each alpha above 0 does to the likelihood and coherence of the text."""
+    rise = _amplified(stats.paired_difference(frame, PRIMARY))
+    if rise.empty:
+        return ["No alpha above 0 was swept."]
+    if rise["upper"].isna().all():
+        return ["One family gives no interval; sweep more pairs."]
+    margin = intervals.MARGIN_NLL
+    words = {
+        "equivalent": "the text is about as likely under A as without amplification",
+        "not worse": "the text is not less likely under A beyond the margin",
+        "better": "the text is likelier under A",
+        "undecided": "undecided, a rise beyond the margin is neither shown nor ruled out",
+        "worse by more than the margin": "the text is less likely under A beyond the margin",
+    }
+    told = []
+    for verdict, alphas in _runs(rise, margin):
+        last = rise.loc[alphas[-1]]
+        at = f"Alpha {', '.join(f'{alpha:g}' for alpha in alphas)}"
+        told.append(
+            f"{at}: {words[verdict]} ({margin:g} nats per token). NLL {format_change(last)} at "
+            f"alpha {alphas[-1]:g}."
+        )
+    largest = rise.index[-1]
+    worse = stats.paired_difference(frame, "incoherent").loc[largest]
+    verdict = against_margin(_estimate(worse), intervals.MARGIN_SHARE)
+    told.append(
+        f"Incoherent answers at alpha {largest:g}, against alpha 0: {format_change(worse)}; margin "
+        f"{intervals.MARGIN_SHARE:.0%}: {verdict}."
+    )
+    told.append(trend_sentence(frame))
+    return told
+
+
+def _runs(rise: pandas.DataFrame, margin: float) -> Iterator[tuple[str, list[float]]]:
+    """Yield verdicts and the neighbouring alphas that share them."""
+    verdicts = [(against_margin(_estimate(row), margin), alpha) for alpha, row in rise.iterrows()]
+    for verdict, group in itertools.groupby(verdicts, key=lambda one: one[0]):
+        yield verdict, [alpha for _, alpha in group]
+
+
+def _estimate(row: pandas.Series) -> intervals.Estimate:
+    return intervals.Estimate(*(row[part] for part in stats.COLUMNS))
+
+
+def contrast_points(frame: pandas.DataFrame) -> list[str]:
+    """Tell how far the text moves from A, and whether what sets A apart from B grows."""
+    alphas = [alpha for alpha in sorted(frame["alpha"].unique()) if alpha > 0]
+    if not alphas:
+        return []
+    largest, far = alphas[-1], stats.dose(frame, "kl_amplified_a")["mean"]
+    told = [
+        "Distance from A, KL in nats per token: "
+        + ", ".join(f"{far[alpha]:.2g} at alpha {alpha:g}" for alpha in alphas)
+        + "."
+    ]
+    sentences = {
+        "log_ratio_a_b": "The text becomes more like A's than B's, as it must",
+        "log_ratio_a_p": "Against A's own paraphrase (if this grows too, A's wording grows, not "
+        "only its meaning)",
+        "refusal": "Refusals (the phrase list errs: look at the table of labelled answers)",
+    }
+    for name, sentence in sentences.items():
+        if name in frame and frame[name].notna().any():
+            row = stats.paired_difference(frame, name).loc[largest]
+            lines = [format_change(row), *control_lines(frame, name, largest)]
+            what = f"{MEASURES[name].label} at alpha {largest:g}"
+            told.append(f"{sentence}: {what}, {'; '.join(lines)}.")
+    return told + _attribute_points(frame, largest)
+
+
+def _attribute_points(frame: pandas.DataFrame, alpha: float) -> list[str]:
+    """Tell in how many families the declared attribute rises: their units differ."""
+    if "declared" not in frame:
+        return []
+    cells = stats.treatment(frame)
+    ends = (cells[cells["alpha"] == one] for one in (alpha, 0.0))
+    both = stats.common_draws(*ends, "declared")
+    change = both["one"] - both["other"]
+    up, down = int((change > 0).sum()), int((change < 0).sum())
+    return [
+        f"The attribute that each pair declares rises in {up} families, falls in {down} and stays "
+        f"in {len(change) - up - down}, at alpha {alpha:g}; sign-flip test of the signs: "
+        f"{format_p_value(intervals.sign_flip(numpy.sign(change)))}."
+    ] * bool(len(change))
+
+
+def arm_point(frame: pandas.DataFrame, arm: str, base: str) -> str:
+    """Tell how far an arm is from another at the largest alpha they share."""
+    names = (PRIMARY, "incoherent", "log_ratio_a_b")
+    rows = {name: stats.arm_difference(frame, name, arm, base).iloc[-1] for name in names}
+    told = [f"{MEASURES[name].label} {format_change(row)}" for name, row in rows.items()]
+    return f"Arm {arm} minus {base} at alpha {rows[PRIMARY].name:g}: {'; '.join(told)}."
+
+
+def _next_sentence(run: dict[str, Any], frame: pandas.DataFrame) -> str:
+    """What to do after this run."""
+    missing = []
+    if frame["sample"].nunique() < 4:
+        missing.append("--samples 4 for narrower intervals")
+    if not {"paraphrase", "shuffled"} & set(frame["control"].unique()):
+        missing.append(
+            "--controls paraphrase,shuffled to see whether it is the contrast that grows"
+        )
+    if "random_direction" not in set(frame["arm"]):
+        missing.append("--arms full,random_direction for the same question")
+    return f"read ten answers at one alpha; then {'; '.join(missing) or 'another model'}."
 
 
 def detailed_report(run: dict[str, Any], records: Sequence[Record]) -> list[str]:
     """Return the lines of `detailed_report.txt`: every measure, per arm, category and alpha."""
     lines = ["DETAILED REPORT", run_in_words(run, records), ""]
-    lines += ["Mean over pairs [95 % interval over pairs, uncorrected]; controls stand apart.", ""]
+    lines += ["Mean over families of pairs [95 % interval, uncorrected]; controls stand apart.", ""]
     for arm in dict.fromkeys(record["arm"] for record in records):
         of_arm = [record for record in records if record["arm"] == arm]
         frame = stats.to_frame(of_arm)
@@ -120,7 +233,7 @@ def detailed_report(run: dict[str, Any], records: Sequence[Record]) -> list[str]
             lines += ["No pair but controls came to an end in this arm.", ""]
             continue
         shares = stats.changed_share(of_arm).drop(index=0.0, errors="ignore")
-        lines += ["Pairs with an answer other than at alpha 0 (Wilson interval)"]
+        lines += ["Answers other than at alpha 0 (Wilson interval)"]
         lines += [
             f"  alpha {alpha:<5g} {format_estimate(row)}" for alpha, row in shares.iterrows()
         ] + [""]
@@ -160,19 +273,6 @@ def _amplified(table: pandas.DataFrame) -> pandas.DataFrame:
     return table[table.index > 0]
 
 
-def difference_lines(frame: pandas.DataFrame, names: Sequence[str]) -> list[str]:
-    """Tell what changed at the largest alpha against alpha 0, and the same in each control."""
-    largest = frame["alpha"].max()
-    if not largest > 0:
-        return ["No alpha above 0 was swept."]
-    rows = [stats.paired_difference(frame, name).loc[largest] for name in names]
-    lines = []
-    for name, row, p in zip(names, rows, stats.holm([row["p"] for row in rows]), strict=True):
-        lines.append(f"{MEASURES[name].described}: alpha {largest:g}: {format_test(row, p)}")
-        lines += [f"  {line}" for line in control_lines(frame, name, largest)]
-    return lines
-
-
 def control_lines(frame: pandas.DataFrame, name: str, alpha: float) -> list[str]:
     """Tell what a difference to alpha 0 is in each derived control that was swept."""
     lines = []
@@ -184,17 +284,9 @@ def control_lines(frame: pandas.DataFrame, name: str, alpha: float) -> list[str]
     return lines
 
 
-def arm_lines(frame: pandas.DataFrame, arm: str, base: str) -> list[str]:
-    """Tell how far an arm is from another at alpha 0 and at the largest alpha they share."""
-    lines = []
-    for name in ("kl_amplified_a", PRIMARY, "incoherent"):
-        table = stats.arm_difference(frame, name, arm, base)
-        for alpha, row in table.iloc[[0, -1][: len(table)]].iterrows():
-            lines.append(f"{arm}, alpha {alpha:g}: {MEASURES[name].described} {format_change(row)}")
-    return lines
-
-
 def _null_sentence(records: Sequence[Record]) -> str:
+    if records[0]["arm"].partition("_top")[0] in ALPHA_ALONE:
+        return "In this arm alpha changes A by itself: the null pair holds nothing to zero."
     if not any(record["control"] == "null" for record in records):
         return "No null pair was swept, so nothing holds the numbers to zero."
     shares = stats.changed_share(records, null=True)["mean"]
@@ -220,27 +312,6 @@ def _change_sentence(records: Sequence[Record]) -> str:
         f"From alpha {row.name:g} on, at least half of the pairs answer otherwise than at alpha 0 "
         f"with the same random numbers: {format_estimate(row)} (Wilson interval)."
     )
-
-
-def _likely_sentence(frame: pandas.DataFrame) -> str:
-    rise = _amplified(stats.paired_difference(frame, PRIMARY))
-    if rise.empty:
-        return "No alpha above 0 was swept."
-    if rise["upper"].isna().all():
-        return "One pair gives no interval; sweep more pairs."
-    told = f"the NLL under A rises by less than {TOLERATED_NLL_RISE} nats per token"
-    bad = rise[~(rise["upper"] < TOLERATED_NLL_RISE)]
-    good = rise if bad.empty else rise[rise.index < bad.index[0]]
-    sentence = (
-        f"Up to alpha {good.index[-1]:g}, {told} (upper bound): {format_estimate(good.iloc[-1])}."
-        if len(good)
-        else f"At no alpha can it be shown that {told}."
-    )
-    if len(bad):
-        sentence += (
-            f" At alpha {bad.index[0]:g} it no longer can be shown: {format_estimate(bad.iloc[0])}."
-        )
-    return sentence
 
 
 def _measure_lines(frame: pandas.DataFrame, name: str) -> list[str]:

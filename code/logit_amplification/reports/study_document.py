@@ -7,6 +7,7 @@ give other sentences. No torch.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator
 from itertools import groupby
@@ -15,22 +16,30 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..evaluation import outcomes, stats
+from ..evaluation import intervals, outcomes, specificity, stats
 from ..evaluation.calibration import error_rates
-from ..evaluation.wording import format_change, format_estimate, power_sentence
+from ..evaluation.wording import (
+    against_margin,
+    format_change,
+    format_estimate,
+    format_interval,
+    format_test,
+    power_sentence,
+)
 from . import study_tables
-from .report import trend_sentence
 from .study_tables import Study
 
 TEMPLATE = Path(__file__).with_suffix(".md.j2")
 WIDTH = 110
 LAID_OUT = ("|", "!", "#")  # how a line begins that is no prose
+POINT = re.compile(r"(?:\*|\d+\.) ")  # how a point of a list begins
 
 
 def write_document(study: Study) -> str:
     """Return docs/RESULTS_ANALYSIS.md."""
     given = {"study": study, "tables": study_tables, "stats": stats, "outcomes": outcomes}
-    functions = {f.__name__: f for f in (error_rates, power_sentence, trend_sentence)}
+    given |= {"specificity": specificity, "intervals": intervals}
+    functions = {f.__name__: f for f in (error_rates, power_sentence)}
     text = _environment().get_template(TEMPLATE.name).render(given | functions)
     return "\n".join(_wrapped(text)) + "\n"
 
@@ -45,6 +54,9 @@ def _environment() -> Environment:
     environment.filters |= {
         "format_estimate": format_estimate,
         "format_change": format_change,
+        "format_interval": format_interval,
+        "format_test": format_test,
+        "against_margin": against_margin,
         "number": _number,
     }
     return environment
@@ -67,7 +79,7 @@ def _wrapped(text: str) -> Iterator[str]:
         begun = False
         for line in lines:
             prose = not line.startswith(LAID_OUT)
-            if begun and prose and not line.startswith("* "):
+            if begun and prose and not POINT.match(line):
                 blocks[-1] += f" {line}"
             else:
                 blocks.append(line)
@@ -76,7 +88,8 @@ def _wrapped(text: str) -> Iterator[str]:
         if block.startswith(LAID_OUT):
             yield block
         else:
-            indent = "  " * block.startswith("* ")
+            point = POINT.match(block)
+            indent = " " * len(point[0]) if point else ""
             yield textwrap.fill(
                 block,
                 WIDTH,

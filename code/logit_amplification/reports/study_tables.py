@@ -1,7 +1,7 @@
 """What docs/RESULTS_ANALYSIS.md says, estimated from the tables of the study; no prose, no torch.
 
 A cell of a table is a text already: one form of numbers for all tables. What a sentence of the
-template needs is left as a number, a row of an estimate, or a difference with its test.
+template needs is left as a number, an estimate, or a difference with its test.
 """
 
 from __future__ import annotations
@@ -10,30 +10,37 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas
+from scipy import stats as scipy_stats
 
 from ..errors import BadInput
-from ..evaluation import outcomes, stats
-from ..evaluation.wording import contains_zero, format_change, format_estimate, format_test
-from ..logits.vocabulary import MEASURES
-from .report import PRIMARY, SECONDARY
+from ..evaluation import correction, intervals, matching, outcomes, specificity, stats
+from ..evaluation.calibration import AMPLIFIED
+from ..evaluation.intervals import Estimate
+from ..evaluation.wording import (
+    against_margin,
+    contains_zero,
+    format_change,
+    format_interval,
+    format_test,
+)
+from ..logits.vocabulary import FIXED_FILLS, GAPS, MEASURES
 
-TABLES = ("generations", "calibration", "alpha_profiles", "alpha_at_distance", "argmax_changes")
+TABLES = ("generations", "calibration", "readings", "alpha_profiles", "alpha_at_distance", "lists")
 TARGETS = (0.5, 1.0, 2.0)  # nats of KL(amplified || A)
-BASE = "full"
 DISTANCES = tuple(f"alpha at {nats:g} nats" for nats in TARGETS)
-CAREFUL = ("refusal boundary", "jailbreak framing")  # where a careful model may refuse
-ARM_MEASURES = (PRIMARY, "incoherent", "repeated_4gram_share")
-LIMITS = (4.0, 4.3, outcomes.NLL_LIMIT, 5.0, 5.3)  # of NLL, had it been another
-KINDS = ("candidates", "api_intersection", "api_floor", "api_spread", "api_sentinel")
-LENGTHS = (5, 20, 100, 1000)  # of the lists of these kinds of arms
+BASE = "full"
+# Declared before the study was made: docs/METHODOLOGY.md, "Declared beforehand".
+PRIMARY_ALPHA = 2.0
+ARMS_DISTANCE = 0.5  # nats of KL(sampled || A) beyond `full` at alpha 0, where arms are compared
+CAREFUL = ("looks harmful", "refusal boundary", "jailbreak framing")
+LIMITS = (1.0, 1.5, 2.0, 2.5, 3.0)  # of the excess NLL, had it been another
 SHORT = {name: measure.label for name, measure in MEASURES.items()}
 Cells = list[list[Any]]
-ArmTests = dict[tuple[str, str], "Tested"]  # by arm and measure
-AlphaTests = dict[tuple[str, float], "Tested"]  # by measure and alpha
 
 
 @dataclass(frozen=True)
@@ -43,9 +50,10 @@ class Study:
     run: dict[str, Any]
     generations: pandas.DataFrame
     calibration: pandas.DataFrame
+    readings: pandas.DataFrame
     alpha_profiles: pandas.DataFrame
     alpha_at_distance: pandas.DataFrame
-    argmax_changes: pandas.DataFrame
+    lists: pandas.DataFrame
 
     def arm(self, name: str) -> pandas.DataFrame:
         """The generations of one arm, controls included."""
@@ -55,40 +63,41 @@ class Study:
         """The alphas of one arm that are not below `least`."""
         return [alpha for alpha in sorted(self.arm(name)["alpha"].unique()) if alpha >= least]
 
-    @property
+    @cached_property
     def full(self) -> pandas.DataFrame:
         """The generations that all others are held against, controls included."""
         return self.arm(BASE)
 
     @property
     def arms(self) -> list[str]:
-        """The arms of the study that are held against `full`."""
+        """The other arms, as they were swept."""
         return [arm for arm in self.generations["arm"].unique() if arm != BASE]
-
-    @property
-    def main_arms(self) -> list[str]:
-        """Those of them whose lists, if they have any, have 20 entries."""
-        return [arm for arm in self.arms if "_top" not in arm or arm == "candidates_top20"]
-
-    @property
-    def controls(self) -> list[str]:
-        """The controls of `full`, but for the null pair."""
-        return [name for name in self.full["control"].unique() if name not in ("", "null")]
 
     @property
     def amplified(self) -> list[float]:
         """The alphas of `full` above 0."""
         return [alpha for alpha in self.alphas() if alpha > 0]
 
-    @property
-    def largest(self) -> float:
-        """The largest alpha of the study."""
-        return float(self.generations["alpha"].max())
+    @cached_property
+    def contrasts(self) -> pandas.DataFrame:
+        """The generations that `specificity` compares."""
+        return specificity.contrasts(self.generations)
+
+    @cached_property
+    def comparisons(self) -> list[specificity.Comparison]:
+        """The pairs against their controls at equal distances."""
+        return specificity.compare(self.contrasts)
+
+    @cached_property
+    def slopes(self) -> list[specificity.Slope]:
+        """The mixed model's slopes."""
+        return specificity.mixed_model(self.contrasts)
 
     @property
-    def grid(self) -> list[float]:
-        """The alphas of the profiles."""
-        return sorted(self.alpha_profiles["alpha"].unique())
+    def amplified_labels(self) -> pandas.DataFrame:
+        """The labelled generations that took no part in fixing the limits."""
+        scored = self.calibration
+        return scored[(scored["kind"] == AMPLIFIED) & scored["held_out"].astype(bool)]
 
 
 def read_study(folder: Path) -> Study:
@@ -104,6 +113,8 @@ def read_study(folder: Path) -> Study:
         raise BadInput(f"{error.filename}: {error.strerror}; run `make study` first") from None
     labels = [name for name in stats.LABELS if name in tables[0]]
     tables[0][labels] = tables[0][labels].fillna("")
+    # A sign in front of an attribute is no formula; the CSV has an apostrophe there.
+    tables[0]["attribute"] = tables[0]["attribute"].str.removeprefix("'")
     return Study(run, *tables)
 
 
@@ -122,136 +133,128 @@ class Tested(NamedTuple):
     @property
     def word(self) -> str:
         """What a corrected test and an interval allow to say: more, less or not shown."""
-        if contains_zero(self.row) or self.p >= 1 - stats.LEVEL:
+        if contains_zero(self.row) or self.p >= 1 - intervals.LEVEL:
             return "not shown"
         return "more" if self.row["mean"] > 0 else "less"
 
-
-def _corrected(rows: dict[Any, Any]) -> dict[Any, Tested]:
-    """The rows with their p-values after Holm's correction over all of them."""
-    p_values = stats.holm([row["p"] for row in rows.values()])
-    return dict(zip(rows, map(Tested, rows.values(), p_values), strict=True))
-
-
-def arm_tests(study: Study) -> ArmTests:
-    """Each main arm's difference to `full` at the largest alpha."""
-    return _corrected(
-        {
-            (arm, name): _arm_difference(study, name, arm)
-            for arm in study.main_arms
-            for name in ARM_MEASURES
-        }
-    )
+    @property
+    def estimate(self) -> Estimate:
+        """The difference."""
+        return Estimate(*(self.row[part] for part in stats.COLUMNS))
 
 
-def alpha_tests(study: Study) -> AlphaTests:
-    """The differences of `full` to alpha 0."""
-    tables = {name: stats.paired_difference(study.full, name) for name in (PRIMARY, *SECONDARY)}
-    return _corrected(
-        {(name, a): row for name, table in tables.items() for a, row in table.iterrows() if a > 0}
-    )
+def change(study: Study, measure: str, alpha: float, cells: Any = None) -> Tested:
+    """The difference of `full` to alpha 0, with an uncorrected test of its own."""
+    row = stats.paired_difference(study.full if cells is None else cells, measure).loc[alpha]
+    return Tested(row, row["p"])
 
 
-def list_tests(study: Study) -> dict[tuple[str, str], list[Tested]]:
-    """By two arms, NLL and incoherent answers: two ways to fill a gap, two lengths of a list."""
-    compared = [("api_sentinel", "api_floor"), ("api_sentinel_top1000", "api_sentinel_top5")]
-    names = (PRIMARY, "incoherent")
-    found = _corrected(
-        {(both, name): _arm_difference(study, name, *both) for both in compared for name in names}
-    )
-    return {both: [found[both, name] for name in names] for both in compared}
+def arm_change(study: Study, measure: str, arm: str, alpha: float) -> Tested:
+    """An arm minus `full`, at the same alpha, over their common draws."""
+    row = stats.arm_difference(study.generations, measure, arm, BASE).loc[alpha]
+    return Tested(row, row["p"])
 
 
-def gap_tests(study: Study) -> dict[float, Tested]:
-    """By alpha: the rank correlation of KL(A || B) at alpha 0 with how far the answers moved."""
-    apart, moved = _distances(study)
-    found = {a: stats.rank_correlation(apart, moved[a]) for a in moved.columns if a > 0}
-    return _corrected({a: row._asdict() | {"p": p} for a, (row, p) in found.items()})
-
-
-def against(study: Study, control: str, measure: str = PRIMARY) -> Tested | None:
-    """The pairs minus a control that shares their A and random numbers, at the largest alpha."""
-    own, other = (stats.treatment(study.full, name) for name in ("", control))
-    other = other.assign(pair_id=other["pair_id"].str.removesuffix(f"~{control}"))
-    sides = (side[side["alpha"] == study.largest] for side in (own, other))
-    both = stats.common_draws(*sides, measure)
-    if not len(both):
-        return None
-    row = stats.difference(both["one"], both["other"], measure)
-    return Tested(row._asdict(), stats.sign_flip(both["one"] - both["other"]))
-
-
-def _arm_difference(study: Study, measure: str, arm: str, base: str = BASE) -> pandas.Series:
-    return stats.arm_difference(study.generations, measure, arm, base).loc[study.largest]
-
-
-def _distances(study: Study) -> tuple[pandas.Series, pandas.DataFrame]:
-    """By pair: KL(A || B) at alpha 0, and KL(amplified || A) at every alpha."""
+def arm_at_distance(study: Study, measure: str, arm: str) -> Estimate | None:
+    """An arm minus `full` where both have moved equally far; None where one does not get there."""
     full = stats.treatment(study.full)
-    return stats.by_pair(full, "kl_a_b")[0.0], stats.by_pair(full, "kl_amplified_a")
-
-
-# ------------------------------------------------------------------------------- what sentences say
-
-
-def commonest_type(study: Study) -> dict[str, Any] | None:
-    """The type that most incoherent answers of `full` are of, and the share without that type."""
-    rows = stats.treatment(study.full)
-    rows = rows[rows["alpha"] == study.largest]
-    types = rows.loc[rows["incoherent"] == 1, "category"].value_counts()
-    if not len(types):
+    target = matching.dose(full)[0.0] + ARMS_DISTANCE
+    sides = [
+        matching.at_distance(cells, measure, target)
+        for cells in (stats.treatment(study.arm(arm)), full)
+    ]
+    if any(side.empty for side in sides):
         return None
-    without = stats.estimate(rows[rows["category"] != types.index[0]], "incoherent")
-    return {"name": types.index[0], "n": types.iloc[0], "of": types.sum(), "without": without}
+    return stats.difference(*sides, measure="nll_a")  # a mean, interpolated: no share any more
 
 
-def more_incoherent(tests: ArmTests) -> list[str]:
-    """The arms that are shown to be more often incoherent than `full`."""
-    return [arm for arm, name in tests if name == "incoherent" and tests[arm, name].word == "more"]
+def shared_draws(study: Study, arms: Sequence[str]) -> pandas.DataFrame:
+    """The pairs' generations of some arms, over the pairs and samples that all of them have."""
+    frame = stats.treatment(study.generations[study.generations["arm"].isin(arms)])
+    draws = frame[["pair_id", "sample", "arm"]].drop_duplicates()
+    whole = draws.groupby(["pair_id", "sample"])["arm"].nunique() == len(arms)
+    return frame[frame.set_index(["pair_id", "sample"]).index.map(whole).astype(bool)]
 
 
-def collapse(study: Study, arm: str) -> float:
-    """The alpha from which on an arm's answers are more often incoherent than those of `full`."""
-    table = stats.arm_difference(study.generations, "incoherent", arm, BASE)
-    table = table[table.index > 0]
-    fewer = table[table["lower"] <= 0]
-    return float(table.index[len(fewer)])
+# ---------------------------------------------------------------------------- what sentences say
 
 
-def same_texts(study: Study, arm: str, other: str) -> tuple[int, int]:
-    """How many texts of two arms are the same at the largest alpha, and of how many."""
-    cells = (stats.treatment(study.arm(name)) for name in (arm, other))
-    return _same(*(side[side["alpha"] == study.largest] for side in cells))
+def verdict(study: Study) -> str:
+    """Whether what grows is the contrast: specific, partly, or unspecific; or too far to say."""
+    at = [c for c in study.comparisons if c.distance == specificity.PRIMARY_DISTANCE]
+    won = [c for c in at if c.difference.lower > 0 and c.p < 1 - intervals.LEVEL]
+    if not at:
+        return "not compared"
+    grows = at[0].pair.lower > 0
+    if len(won) == len(at) == len(specificity.CONTROLS) and grows:
+        return "specific"
+    return "partly specific" if won and grows else "unspecific"
 
 
-def alpha_minus_one(study: Study) -> tuple[int, int]:
-    """How many texts at alpha -1 equal those of the swapped pair at alpha 0, and of how many."""
-    own, other = (stats.treatment(study.full, name) for name in ("", "swapped"))
-    other = other.assign(pair_id=other["pair_id"].str.removesuffix("~swapped"))
-    return _same(own[own["alpha"] == -1], other[other["alpha"] == 0])
+def errors(study: Study, label: str) -> correction.Errors:
+    """How the scorer did on held-out amplified answers that both readings agree on."""
+    return correction.errors_of(study.amplified_labels, label)
 
 
-def _same(one: pandas.DataFrame, other: pandas.DataFrame) -> tuple[int, int]:
-    texts = [side.set_index(["pair_id", "sample"])["text"] for side in (one, other)]
-    both = pandas.concat(texts, axis=1, join="inner")
-    return int((both.iloc[:, 0] == both.iloc[:, 1]).sum()), len(both)
-
-
-def unseen(rates: pandas.DataFrame) -> dict[str, pandas.Series]:
-    """By kind of labelled answer: the error rates of those written after the limits were fixed."""
-    return {row["kind"]: row for _, row in rates.iterrows() if row["written"] == "after"}
-
-
-def designs(study: Study) -> dict[tuple[str, int], list[str]]:
-    """By alphas and samples: the arms, and those of controls, that were swept so."""
-    found: dict[tuple[str, int], list[str]] = {}
-    frame = study.generations
-    kinds = frame.assign(kind=frame["control"].where(frame["control"] != "null", ""))
-    for (arm, control), rows in kinds.groupby(["arm", "kind"], sort=False):
-        alphas = ", ".join(f"{alpha:g}" for alpha in sorted(rows["alpha"].unique()))
-        name = f"`{arm}`" + f" of the control `{control}`" * bool(control)
-        found.setdefault((alphas, rows["sample"].nunique()), []).append(name)
+def rates(study: Study, label: str, cells: pandas.DataFrame) -> dict[float, tuple[Any, Any]]:
+    """By alpha: the observed share of an outcome, and the rate behind it."""
+    found = {}
+    for alpha, row in stats.dose(cells, label).iterrows():
+        observed = Estimate(*row[list(stats.COLUMNS[:3])], int(row["n"]))
+        found[alpha] = observed, correction.corrected(observed, errors(study, label))
     return found
+
+
+def is_measurable(study: Study, label: str) -> bool:
+    """Whether a rate of `full` can be told from the scorer's errors at any alpha."""
+    found = rates(study, label, study.full)
+    return correction.is_measurable([corrected for _, corrected in found.values()])
+
+
+def power_families(study: Study) -> int:
+    """The number of families."""
+    return stats.treatment(study.generations)["family"].nunique()
+
+
+def likelier_at_distance(study: Study, arms: Sequence[str]) -> dict[str, Estimate]:
+    """The arms whose text is likelier under A than that of `full`, where equally far from it."""
+    found = {arm: arm_at_distance(study, "nll_a", arm) for arm in arms}
+    return {arm: one for arm, one in found.items() if one is not None and one.upper < 0}
+
+
+def law(study: Study) -> pandas.DataFrame:
+    """A row per fill, list length and alpha: the gap in nats, gap x alpha, and the mean NLL.
+
+    The gap lies between the smallest entry of B's list and what stands for a missing token; of a
+    fixed value it is the mean over the steps of the answers at alpha 0.
+    """
+    rows = []
+    for arm in study.arms:
+        kind, _, top = arm.partition("_top")
+        floor = study.lists[f"floor_{top or 20}"] if (top or "20") in ("5", "20") else None
+        if kind in GAPS:
+            gap = GAPS[kind]
+        elif kind in FIXED_FILLS and floor is not None:
+            gap = float((floor - FIXED_FILLS[kind]).mean())
+        else:
+            continue
+        cells = stats.treatment(study.arm(arm))
+        small = cells["pair_id"].isin(study.arm("api_minus13")["pair_id"].unique())
+        for alpha, row in stats.dose(cells[small], "nll_a").iterrows():
+            if alpha > 0:
+                more = {"gap": gap, "gap_alpha": gap * alpha, "nll_a": row["mean"]}
+                more |= {"lower": row["lower"], "upper": row["upper"], "n": int(row["n"])}
+                rows.append({"arm": arm, "k": int(top or 20), "alpha": alpha} | more)
+    return pandas.DataFrame(rows).sort_values("gap_alpha", ignore_index=True)
+
+
+def law_correlations(study: Study) -> dict[str, float]:
+    """Spearman's correlation of the NLL with gap x alpha, with the gap and with alpha alone."""
+    found = law(study)
+    return {
+        name: float(scipy_stats.spearmanr(found[name], found["nll_a"])[0])
+        for name in ("gap_alpha", "gap", "alpha")
+    }
 
 
 def null_texts(study: Study) -> pandas.Series:
@@ -260,12 +263,11 @@ def null_texts(study: Study) -> pandas.Series:
     return null.groupby(["pair_id", "sample"])["text"].nunique()
 
 
-def changed_positions(study: Study) -> list[tuple[float, float, stats.Estimate]]:
-    """By alpha: the grid's nearest, and the share of positions with another likeliest token."""
-    profiles = study.alpha_profiles
-    changed = profiles.pivot_table(index="alpha", columns="pair_id", values="changed_share")
-    nearest = {a: min(study.grid, key=lambda near: abs(near - a)) for a in study.amplified}
-    return [(a, near, stats.interval(changed.loc[near])) for a, near in nearest.items()]
+def gap_correlations(study: Study) -> dict[float, tuple[Estimate, float]]:
+    """By alpha: the rank correlation of KL(A || B) with how far answers move; and its p-value."""
+    full = stats.treatment(study.full)
+    apart, moved = stats.by_pair(full, "kl_a_b")[0.0], stats.by_pair(full, "kl_amplified_a")
+    return {a: intervals.rank_correlation(apart, moved[a]) for a in moved.columns if a > 0}
 
 
 # ----------------------------------------------------------------------------------------- tables
@@ -276,132 +278,169 @@ def heads(numbers: Sequence[float], of: str = "alpha") -> list[str]:
     return [f"{of} {number:g}" for number in numbers]
 
 
-def error_cells(rates: pandas.DataFrame) -> Cells:
-    """A row per kind of labelled answer: what it was called, and the share of errors."""
-    counts = ["written", "kind", "is", "n", *(f"called {label}" for label in outcomes.LABELS)]
+def dose_cells(study: Study, names: Sequence[str], alphas: Sequence[float]) -> Cells:
+    """A row per measure of `full`: its mean at every alpha."""
+    doses = {name: stats.dose(study.full, name) for name in names}
     return [
-        [*row[counts], f"{row['errors']:.2f} [{row['lower']:.2f}, {row['upper']:.2f}]"]
-        for _, row in rates.iterrows()
+        [SHORT[name], *(format_interval(table.loc[alpha]) for alpha in alphas)]
+        for name, table in doses.items()
     ]
 
 
-def dose_cells(study: Study, name: str, alphas: Sequence[float]) -> Cells:
-    """A row per main arm: a measure at every alpha, over the draws that all arms have."""
-    arms = [BASE, *study.main_arms]
-    frame = stats.treatment(study.generations[study.generations["arm"].isin(arms)])
-    shared = frame[frame["sample"] < frame.groupby("arm")["sample"].nunique().min()]
+def attribute_cells(study: Study, alphas: Sequence[float]) -> Cells:
+    """A row per category: what is declared, A minus B, and the change from alpha 0 at each alpha.
+
+    In standard deviations of unamplified texts; intervals over the families of a category.
+    """
     rows = []
-    for arm in arms:
-        table = stats.dose(shared[shared["arm"] == arm], name).reindex(alphas)
-        told = [
-            "not swept" if pandas.isna(row["n"]) else _brief(row) for _, row in table.iterrows()
-        ]
-        rows.append([f"`{arm}`", *told, int(table["n"].max())])
+    own = study.contrasts[study.contrasts["kind"] == specificity.PAIR]
+    for category, cells in [("all", own), *own.groupby("category", sort=False)]:
+        table = stats.by_family_and_alpha(cells, "z")
+        named = (
+            ", ".join(sorted(cells["measure"].unique())) if category != "all" else "each its own"
+        )
+        told = [_signed(table[0.0] - table[-1.0])]
+        told += [_signed(table[alpha] - table[0.0]) for alpha in alphas]
+        rows.append([category, named, cells["family"].nunique(), *told])
     return rows
 
 
-def arm_cells(tests: ArmTests) -> Cells:
-    """A row per main arm: its differences to `full`."""
-    arms = dict.fromkeys(arm for arm, _ in tests)
-    return [[f"`{arm}`", *(tests[arm, name] for name in ARM_MEASURES)] for arm in arms]
+def _signed(values: pandas.Series) -> str:
+    return format_interval(intervals.interval(values), signed=True)
 
 
-def limit_cells(study: Study) -> Cells:
-    """A row per main arm: the share of incoherent answers, were the limit of NLL another."""
+def comparison_cells(study: Study) -> Cells:
+    """A row per distance and control: the pairs' effect, the control's and their difference."""
+    return [
+        [
+            *(f"{c.distance:g}", f"`{c.control}`"),
+            *(format_interval(one, signed=True) for one in (c.pair, c.other)),
+            format_test(c.difference, c.p),
+        ]
+        for c in study.comparisons
+    ]
+
+
+def slope_cells(study: Study) -> Cells:
+    """A row per control: the pairs' slope minus the control's in the mixed model."""
+    return [[f"`{s.control}`", format_test(s.slope, s.p)] for s in study.slopes]
+
+
+def reading_cells(study: Study) -> Cells:
+    """A row per question of the readings: agreement, kappa, and how our score agrees with both."""
     rows = []
-    for arm in (BASE, *study.main_arms):
-        cells = stats.treatment(study.arm(arm))
-        cells = cells[cells["alpha"] == study.largest]
+    for row in study.readings.to_dict("records"):
+        kappa = f"{row['kappa']:.2f} [{row['lower']:.2f}, {row['upper']:.2f}]"
+        scored = ["", ""]
+        if isinstance(row["attribute"], str):
+            scored = [row["attribute"], f"{row['right']:.2f} of {int(row['n_agreed'])}"]
+        rows.append([row["question"], int(row["n"]), f"{row['agreed']:.2f}", kappa, *scored])
+    return rows
+
+
+def error_cells(found: pandas.DataFrame) -> Cells:
+    """A row per kind of labelled answer: what it was called, and the share of errors."""
+    counts = ["used for the limits", "kind", "is", "n"]
+    counts += [f"called {label}" for label in outcomes.LABELS]
+    return [
+        [*row[counts], f"{row['errors']:.2f} [{row['lower']:.2f}, {row['upper']:.2f}]"]
+        for _, row in found.iterrows()
+    ]
+
+
+def rate_cells(study: Study, label: str, cells: pandas.DataFrame) -> Cells:
+    """A row per alpha: the observed share of an outcome, and the corrected rate."""
+    return [
+        [f"{alpha:g}", format_interval(observed), format_interval(behind)]
+        for alpha, (observed, behind) in rates(study, label, cells).items()
+        if alpha >= 0
+    ]
+
+
+def margin_cells(study: Study) -> Cells:
+    """A row per alpha of `full`: changes from alpha 0, and what they say about the margins."""
+    rows = []
+    for alpha in study.amplified:
+        worse, unlikely = change(study, "incoherent", alpha), change(study, "nll_a", alpha)
+        told = [format_change(worse.row), against_margin(worse.estimate, intervals.MARGIN_SHARE)]
+        told += [
+            format_change(unlikely.row),
+            against_margin(unlikely.estimate, intervals.MARGIN_NLL),
+        ]
+        rows.append([f"{alpha:g}", *told])
+    return rows
+
+
+def limit_cells(study: Study, arms: Sequence[str], alpha: float) -> Cells:
+    """A row per arm: the share of incoherent answers, were the limit of the excess NLL another."""
+    rows = []
+    frame = shared_draws(study, [BASE, *arms])
+    for arm in (BASE, *arms):
+        cells = frame[(frame["arm"] == arm) & (frame["alpha"] == alpha)]
         # The evidence of an incoherent answer names every limit that it is beyond.
         otherwise = cells["evidence"].str.contains("repeated|non-words|no text")
         otherwise &= cells["outcome"] == "incoherent"
-        beyond = [(otherwise | (cells["nll_a"] > limit)).astype(float) for limit in LIMITS]
+        beyond = [(otherwise | (excess(study, cells) > limit)).astype(float) for limit in LIMITS]
         shares = [stats.estimate(cells.assign(incoherent=b), "incoherent") for b in beyond]
-        rows.append([f"`{arm}`", *map(_brief, shares)])
+        rows.append([f"`{arm}`", *map(format_interval, shares)])
     return rows
 
 
-def list_cells(study: Study) -> Cells:
-    """A row per kind of list and its length: NLL minus that of `full`, incoherent answers."""
+def excess(study: Study, cells: pandas.DataFrame) -> pandas.Series:
+    """The NLL above the usual, as `outcomes.excess_nll` has it."""
+    shrunk = cells["n_tokens"] / (cells["n_tokens"] + outcomes.SHORT)
+    return (cells["nll_a"] - study.run["usual_nll"]) * shrunk
+
+
+def arm_cells(study: Study, arms: Sequence[str], alpha: float) -> Cells:
+    """A row per arm: minus `full` at one alpha, with margins, and where both are equally far."""
     rows = []
-    for kind in KINDS:
-        for length in LENGTHS:
-            arm = kind if length == 20 and kind != "candidates" else f"{kind}_top{length}"
-            if arm in study.arms:
-                share = stats.dose(study.arm(arm), "incoherent").loc[study.largest]
-                row = _arm_difference(study, PRIMARY, arm)
-                rows.append([kind, length, format_change(row), format_estimate(share)])
+    for arm in arms:
+        worse = arm_change(study, "incoherent", arm, alpha)
+        equal = arm_at_distance(study, "nll_a", arm)
+        rows.append(
+            [
+                f"`{arm}`",
+                format_change(worse.row),
+                against_margin(worse.estimate, intervals.MARGIN_SHARE),
+                format_change(arm_change(study, "nll_a", arm, alpha).row),
+                format_change(equal) if equal else "does not get there",
+                against_margin(equal, intervals.MARGIN_NLL) if equal else "",
+            ]
+        )
     return rows
 
 
-def left_out_cells(study: Study) -> Cells:
-    """A row per measure of what lists of 20 leave out, at every alpha of `full`."""
-    names = ("outside_top20_a", "outside_top20_b", "overlap_top20", "reachable_top20")
-    doses = {name: stats.dose(study.full, name) for name in names}
-    return [[SHORT[n], *(_brief(row) for _, row in dose.iterrows())] for n, dose in doses.items()]
-
-
-def refusal_cells(study: Study) -> Cells:
-    """A row per alpha: outcomes, and refusals minus alpha 0; careful pairs first, then all."""
-    rows = []
-    careful = study.full[study.full["category"].isin(CAREFUL)]
-    for label, frame in (("careful", careful), ("all", study.full)):
-        doses = [stats.dose(frame, name) for name in outcomes.LABELS]
-        changed = stats.paired_difference(frame, "refusal")
-        for alpha in study.alphas(least=0):
-            told = "" if alpha == 0 else format_change(changed.loc[alpha])
-            rows.append([label, f"{alpha:g}", *(_brief(dose.loc[alpha]) for dose in doses), told])
-    return rows
-
-
-def alpha_cells(study: Study, tests: AlphaTests) -> Cells:
-    """A row per measure: its differences to alpha 0; of KL, which is 0 there, without a test."""
-    alphas = study.amplified
-    moved = stats.paired_difference(study.full, "kl_amplified_a")
+def law_cells(study: Study) -> Cells:
+    """A row per fill, list length and alpha, by gap x alpha."""
     return [
-        [SHORT["kl_amplified_a"], *(format_change(moved.loc[a]) for a in alphas)],
-        *([SHORT[n], *(tests[n, a] for a in alphas)] for n in (PRIMARY, *SECONDARY)),
+        [f"`{r.arm}`", r.k, f"{r.gap:.1f}", f"{r.alpha:g}", f"{r.gap_alpha:.1f}", _of_row(r)]
+        for r in law(study).itertuples()
     ]
 
 
-def gap_cells(study: Study) -> Cells:
-    """A row per pair of the family `graded`: how far A and B are apart, how far it moves."""
-    apart, moved = _distances(study)
-    reached = study.alpha_at_distance.set_index("pair_id")[DISTANCES[0]]
+def _of_row(row: Any) -> str:
+    return format_interval({"mean": row.nll_a, "lower": row.lower, "upper": row.upper})
+
+
+def graded_cells(study: Study) -> Cells:
+    """A row per pair of the category `graded`: how far A and B are apart, how far it moves."""
+    full = stats.treatment(study.full)
+    full = full[full["category"] == "graded"]
+    apart, moved = stats.by_pair(full, "kl_a_b")[0.0], stats.by_pair(full, "kl_amplified_a")
     return [
-        [
-            *(name, f"{apart[name]:.3g}"),
-            *(f"{moved.loc[name, alpha]:.3g}" for alpha in study.amplified),
-            "not reached" if math.isnan(reached[name]) else f"{reached[name]:.2f}",
-        ]
+        [name, f"{apart[name]:.2f}", *(f"{moved.loc[name, a]:.2f}" for a in study.amplified)]
         for name in apart.index
-        if name.startswith("graded-")
     ]
 
 
-def type_cells(study: Study) -> Cells:
-    """A row per type of prompt: NLL and incoherent answers at the largest alpha minus alpha 0."""
-    names = (PRIMARY, "incoherent")
+def type_cells(study: Study, alpha: float) -> Cells:
+    """A row per category: changes of `full` from alpha 0 at one alpha."""
+    names = ("log_ratio_a_b", "nll_a", "incoherent")
     return [
-        [
-            category,
-            *(format_change(stats.paired_difference(g, n).loc[study.largest]) for n in names),
-        ]
-        for category, g in stats.treatment(study.full).groupby("category", sort=False)
+        [category, *(format_change(change(study, name, alpha, cells).row) for name in names)]
+        for category, cells in stats.treatment(study.full).groupby("category", sort=False)
     ]
-
-
-def control_cells(study: Study) -> Cells:
-    """A row per measure and alpha that all controls have: pairs and controls, minus alpha 0."""
-    full, controls = study.full, study.controls
-    rows = []
-    for name in ("kl_amplified_a", PRIMARY, "incoherent", "refusal", "repeated_4gram_share"):
-        tables = [stats.paired_difference(full, name, control) for control in ("", *controls)]
-        for alpha in study.amplified:
-            if set(controls) <= set(full.loc[full["alpha"] == alpha, "control"]):
-                told = [format_change(table.loc[alpha]) for table in tables]
-                rows.append([SHORT[name], f"{alpha:g}", *told])
-    return rows
 
 
 def distance_cells(study: Study) -> Cells:
@@ -419,20 +458,14 @@ def distance_cells(study: Study) -> Cells:
     return rows
 
 
-def crn_variance_cells(study: Study) -> Cells:
-    """A row per measure and alpha: variances with common and independent numbers, their ratio."""
-    rows = []
-    for name in (PRIMARY, "n_tokens", "repeated_4gram_share"):
-        for alpha, row in stats.crn_variance(study.full, name).iterrows():
-            gain = f"{row['common'] / row['independent']:.2f}" if row["independent"] else ""
-            shown = [f"{row['common']:.3g}", f"{row['independent']:.3g}", gain, int(row["n"])]
-            rows.append([SHORT[name], f"{alpha:g}", *shown])
-    return rows
-
-
-def _brief(row: Any) -> str:
-    """A mean with its interval, where n stands elsewhere in the table."""
-    mean, lower, upper, _ = row
-    if pandas.isna(lower):
-        return f"{mean:.3g}"
-    return f"{mean:.3g} [{lower:.3g}, {upper:.3g}]"
+def designs(study: Study) -> dict[tuple[str, int, int], list[str]]:
+    """By alphas, samples and pairs: the arms, and those of controls, that were swept so."""
+    found: dict[tuple[str, int, int], list[str]] = {}
+    frame = study.generations
+    kinds = frame.assign(kind=frame["control"].where(frame["control"] != "null", ""))
+    for (arm, control), rows in kinds.groupby(["arm", "kind"], sort=False):
+        alphas = ", ".join(f"{alpha:g}" for alpha in sorted(rows["alpha"].unique()))
+        name = f"`{arm}`" + f" of the control `{control}`" * bool(control)
+        pairs = rows.loc[rows["control"] != "null", "pair_id"].nunique()
+        found.setdefault((alphas, rows["sample"].nunique(), pairs), []).append(name)
+    return found

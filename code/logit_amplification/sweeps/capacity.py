@@ -11,7 +11,7 @@ from ..engine.slots import slot_bytes
 from ..engine.step import kind_of_step
 from ..models import loading, sizes
 from ..models.loading import LoadedModel
-from ..prompts.pairs import EncodedPair
+from ..prompts.chat import EncodedPair
 from ..records.journal import Kept
 from ..settings import Settings
 

@@ -13,7 +13,8 @@ from ..errors import BadInput
 from ..logits.amplification import Rule, amplify
 from ..models import loading, sizes
 from ..models.loading import LoadedModel
-from ..prompts.pairs import EncodedPair, Message, encode_pairs, make_pair
+from ..prompts.chat import EncodedPair, encode_pairs
+from ..prompts.pairs import Message, make_pair
 from ..settings import Settings, load_settings
 from .recording import make_record
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
-from ..evaluation.outcomes import score
+from ..evaluation.attributes import of_record
+from ..evaluation.outcomes import score, usual_nll
 from ..records.files import Record
 from ..records.journal import Journal, Kept, Key, journal_folder, text_key
 
@@ -54,13 +55,17 @@ def assemble(
 ) -> Sweep:
     """Return what `found` has of a plan, in its order."""
     places = [found[key] for key in planned_keys(plan) if key in found]
-    # What a pair is called may have changed since: its category is that of the plan.
-    labels = {
-        pair["id"]: {"category": pair["category"], "control": pair["control"]}
-        for pair in plan["pairs"]
-    }
+    # What a pair is called may have changed since: its labels are those of the plan.
+    names = ("category", "control", "family", "attribute")
+    labels = {pair["id"]: {n: pair[n] for n in names if n in pair} for pair in plan["pairs"]}
     records = [kept.record | labels[kept.record["pair_id"]] for kept in places]
-    records = [record | {"outcome": score(record)._asdict()} for record in records]
+    usual = usual_nll(records)
+    records = [
+        record
+        | {"outcome": score(record, usual)._asdict()}
+        | {"attributes": of_record(record["text"], record.get("attribute", ""))}
+        for record in records
+    ]
     if labels := journal.judgements().get("labels"):
         found = ((r, labels.get(text_key(r["text"]))) for r in records)
         records = [r | ({"judge": {"label": j[0], "score": j[1]}} if j else {}) for r, j in found]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+from ..engine.forward import text_nll
 from ..engine.interface import Generation
 from ..logits.measures import measure_text
 from ..logits.vocabulary import PER_TOKEN
 from ..models.loading import LoadedModel
-from ..prompts.pairs import EncodedPair, token_texts
+from ..prompts.chat import EncodedPair, token_texts
 from ..records.files import Record
 
 DIGITS = 6  # significant digits kept of a measure: float32 has no more
@@ -25,8 +26,7 @@ def make_record(generation: Generation, pair: EncodedPair, model: LoadedModel) -
     }
     count = len(generation.per_token) or math.nan
     means = {name: _rounded(sum(values) / count) for name, values in per_token.items()}
-    log_ratio = (sum(per_token["nll_b"]) - sum(per_token["nll_a"])) / count
-    means["log_ratio_a_b"] = _rounded(log_ratio)
+    means |= _text_measures(per_token, count, _nll_p(generation, pair, model))
     per_token = {"token": list(token_texts(model.tokenizer, ids)), **per_token}
     return {
         "pair_id": cell.pair_id,
@@ -45,6 +45,32 @@ def make_record(generation: Generation, pair: EncodedPair, model: LoadedModel) -
         "measures": means | {n: _rounded(v) for n, v in measure_text(text, spoken).items()},
         "per_token": per_token,
     }
+
+
+def _nll_p(generation: Generation, pair: EncodedPair, model: LoadedModel) -> float:
+    """The NLL under A's paraphrase; NaN where there is none, and where the answer has no tokens."""
+    if not pair.ids_p or not generation.token_ids or generation.finish_reason == "error":
+        return math.nan
+    return text_nll(model.model, pair.ids_p, generation.token_ids)
+
+
+def _text_measures(
+    per_token: dict[str, list[float]], count: float, nll_p: float
+) -> dict[str, float | None]:
+    """What is known of the whole text from its tokens; nats per token, but for the posterior."""
+    nll_a, nll_b, drawn = (
+        sum(per_token[name]) / count for name in ("nll_a", "nll_b", "logprob_sampled")
+    )
+    found = {
+        "log_ratio_a_b": nll_b - nll_a,
+        # Bayes, A and B equally likely before; tanh does not overflow.
+        "posterior_a": 0.5 + 0.5 * math.tanh(count * (nll_b - nll_a) / 2),
+        "nll_p": nll_p,
+        "log_ratio_a_p": nll_p - nll_a,
+        # Its expectation over the draws is KL(distribution drawn from || A).
+        "kl_sampled_a": drawn + nll_a,
+    }
+    return {name: _rounded(value) for name, value in found.items()}
 
 
 def _rounded(value: float | int | None) -> float | int | None:

@@ -17,7 +17,8 @@ from ..logits.amplification import Rule, amplify
 from ..models import loading
 from ..models.loading import LoadedModel
 from ..progress import SweepBar
-from ..prompts.pairs import PromptPair, describe_chat, encode_pairs
+from ..prompts.chat import describe_chat, encode_pairs
+from ..prompts.pairs import PromptPair
 from ..records.files import refuse_unwritable
 from ..records.journal import Journal, Kept, Key, cell_key, run_id
 from ..settings import Settings
@@ -76,7 +77,7 @@ def sweep(
         found = writer.found
         batch = None if loop else choose_slots(model, settings, encoded, found.values(), step)
         journal.write("plan.json", plan)
-        print(power_sentence(sum(not pair.control for pair in pairs)))
+        print(power_sentence(len({pair.unit for pair in pairs if not pair.control})))
         if rerun and found:
             writer.append(journal.void(rerun))
             found = {key: kept for key, kept in found.items() if kept.record["alpha"] not in rerun}
@@ -136,6 +137,8 @@ def describe_plan(pairs: Sequence[PromptPair], settings: Settings) -> dict[str, 
             {
                 "id": pair.id,
                 "category": pair.category,
+                "family": pair.unit,
+                "attribute": str(pair.attribute or ""),
                 "control": pair.control,
                 "origin": pair.origin,
                 "fingerprint": pair.fingerprint,

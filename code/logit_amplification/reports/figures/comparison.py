@@ -15,10 +15,11 @@ from matplotlib.lines import Line2D
 from ...evaluation import stats
 from ...logits.vocabulary import MEASURES
 from ...records.files import Record
+from . import findings
 from .style import COLOURS, MARKERS, STYLE, canvas, legend_below
 
 MOST_ARMS = 8  # as many colours as there are
-OUTCOMES = {"on_task": "coherent, no refusal", "refusal": "refusal", "incoherent": "incoherent"}
+OUTCOMES = {"other": "other", "refusal": "refusal", "incoherent": "incoherent"}
 
 
 def draw_arms(run: dict[str, Any], records: Sequence[Record]) -> Figure:
@@ -28,34 +29,39 @@ def draw_arms(run: dict[str, Any], records: Sequence[Record]) -> Figure:
         ("incoherent", "Answers that are incoherent", "share of answers"),
         ("repeated_4gram_share", "How much the text repeats itself", "share of repeated 4-grams"),
     )
-    frame = stats.to_frame(records)
+    frame = stats.without_b(stats.to_frame(records))
+    groups = _groups(frame)
     with matplotlib.rc_context(STYLE):
-        figure, grid = canvas((13, 5.6), "Arms side by side", run, records)
-        for axes, (name, title, label) in zip(grid.subplots(1, 3), panels, strict=True):
-            handles = [
-                _line(axes, stats.dose(of_arm, name), style, label=arm, place=place)
-                for place, (arm, of_arm, style) in enumerate(_arms(frame))
-            ]
-            axes.set(title=title, xlabel="alpha", ylabel=label)
-        legend_below(figure, handles)
+        size = (13, 1.6 + 4 * len(groups))
+        figure, grid = canvas(size, findings.incoherence(frame), run, records)
+        every = grid.subplots(len(groups), 3, squeeze=False)
+        handles = {}
+        for row, arms in zip(every, groups, strict=True):
+            for axes, (name, title, label) in zip(row, panels, strict=True):
+                for place, (arm, of_arm, style) in enumerate(arms):
+                    table = stats.dose(of_arm, name)
+                    handles[arm] = _line(axes, table, style, label=arm, place=place)
+                axes.set(title=title, xlabel="alpha", ylabel=label)
+        legend_below(figure, list(handles.values()))
     return figure
 
 
 def draw_outcomes(run: dict[str, Any], records: Sequence[Record]) -> Figure:
     """Shares of the three outcomes against alpha with 95 % intervals, a panel per arm."""
-    frame = stats.to_frame(records)
+    frame = stats.without_b(stats.to_frame(records))
     arms = list(_arms(frame))[:4]
     with matplotlib.rc_context(STYLE):
         size = (3.4 * max(3, len(arms)), 4.8)
-        figure, grid = canvas(size, "Outcomes against alpha", run, records)
+        title = findings.incoherence(frame[frame["arm"].isin([arm for arm, _, _ in arms])])
+        figure, grid = canvas(size, title, run, records)
         every = grid.subplots(1, len(arms), sharey=True, squeeze=False)[0]
         for axes, (arm, of_arm, _) in zip(every, arms, strict=True):
             handles = [
                 _line(axes, stats.dose(of_arm, name), _style(place), label=label, place=place)
                 for place, (name, label) in enumerate(OUTCOMES.items())
             ]
-            pairs = stats.treatment(of_arm)["pair_id"].nunique()
-            axes.set(title=f"{arm}, n = {pairs} pairs", xlabel="alpha", ylim=(-0.03, 1.03))
+            families = stats.treatment(of_arm)["family"].nunique()
+            axes.set(title=f"{arm}, n = {families} families", xlabel="alpha", ylim=(-0.03, 1.03))
             axes.set_ylabel("share of answers")
         legend_below(figure, handles)
     return figure
@@ -63,18 +69,25 @@ def draw_outcomes(run: dict[str, Any], records: Sequence[Record]) -> Figure:
 
 def draw_path(run: dict[str, Any], records: Sequence[Record]) -> Figure:
     """Behaviour against coherence, with alpha as the path: a line per arm, a point per alpha."""
-    frame = stats.to_frame(records)
+    frame = stats.without_b(stats.to_frame(records))
+    groups = _groups(frame)
     panels = (
-        ("nll_a", "kl_amplified_a", "Strength against likelihood"),
-        ("incoherent", "refusal", "Refusals against incoherence"),
+        ("kl_sampled_a", "nll_a", "Likelihood against distance from A"),
+        ("kl_sampled_a", "log_ratio_a_b", "The contrast against distance from A"),
     )
     with matplotlib.rc_context(STYLE):
-        figure, grid = canvas((12, 6), "Behaviour and coherence as alpha grows", run, records)
-        for axes, (across, up, title) in zip(grid.subplots(1, 2), panels, strict=True):
-            handles = []
-            for arm, of_arm, style in _arms(frame):
+        size = (12, 2 + 4 * len(groups))
+        figure, grid = canvas(size, findings.changed(frame, "log_ratio_a_b"), run, records)
+        every = grid.subplots(len(groups), 2, squeeze=False)
+        handles = {}
+        for axes, arms, (across, up, title) in [
+            (axes, arms, panel)
+            for row, arms in zip(every, groups, strict=True)
+            for axes, panel in zip(row, panels, strict=True)
+        ]:
+            for arm, of_arm, style in arms:
                 x, y = stats.dose(of_arm, across)["mean"], stats.dose(of_arm, up)["mean"]
-                handles += axes.plot(x, y, label=arm, **style)
+                (handles[arm],) = axes.plot(x, y, label=arm, **style)
                 for alpha in dict.fromkeys([*x.index[:1], *x.index[-1:]]):
                     axes.annotate(
                         f"{alpha:g}",
@@ -89,10 +102,17 @@ def draw_path(run: dict[str, Any], records: Sequence[Record]) -> Figure:
                 xlabel=MEASURES[across].label,
                 ylabel=MEASURES[up].label,
             )
-            if MEASURES[up].is_share:  # a few refusals must not look like many
-                axes.set_ylim(-0.02, max(0.3, axes.get_ylim()[1]))
-        legend_below(figure, handles)
+        legend_below(figure, list(handles.values()))
     return figure
+
+
+Panelled = tuple[str, pandas.DataFrame, dict[str, Any]]
+
+
+def _groups(frame: pandas.DataFrame) -> list[list[Panelled]]:
+    """The arms by rows of panels: the first arm beside two others at most."""
+    first, *others = _arms(frame)
+    return [[first, *others[i : i + 2]] for i in range(0, max(1, len(others)), 2)]
 
 
 def _arms(frame: pandas.DataFrame) -> Iterator[tuple[str, pandas.DataFrame, dict[str, Any]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import matplotlib
@@ -15,6 +16,7 @@ from matplotlib.lines import Line2D
 
 from ...evaluation import stats
 from ...records.files import Record
+from . import findings
 from .comparison import draw_arms, draw_outcomes, draw_path
 from .style import COLOURS, MARKERS, MEAN, NULL, STYLE, canvas, legend_below, one_line, plain
 
@@ -45,7 +47,7 @@ def draw_dose_response(run: dict[str, Any], records: Sequence[Record]) -> Figure
         ("repeated_4gram_share", "How much the text repeats itself", "share of repeated 4-grams"),
     )
     with matplotlib.rc_context(STYLE):
-        figure, grid = canvas((13, 5.2), "Dose and response of amplification", run, records)
+        figure, grid = canvas((13, 5.2), findings.likelihood(frame), run, records)
         axes = grid.subplots(1, 3)
         for panel, (name, title, label) in zip(axes, panels, strict=True):
             _dose_panel(panel, frame, name)
@@ -59,7 +61,7 @@ def draw_response_length(run: dict[str, Any], records: Sequence[Record]) -> Figu
     frame = stats.to_frame(records)
     limit = run["sampling"]["max_new_tokens"]
     with matplotlib.rc_context(STYLE):
-        figure, grid = canvas((13, 5.4), "Response length", run, records)
+        figure, grid = canvas((13, 5.4), findings.changed(frame, "n_tokens"), run, records)
         every, category, ended = grid.subplots(1, 3)
         _dose_panel(every, frame, "n_tokens")
         every.axhline(limit, color="#7F7F7F", linewidth=1, linestyle=":")
@@ -86,7 +88,7 @@ def draw_logits(run: dict[str, Any], records: Sequence[Record]) -> Figure:
     """Range and spread of the amplified logits against alpha; length against spread."""
     frame = stats.to_frame(records)
     with matplotlib.rc_context(STYLE):
-        figure, grid = canvas((11, 9.4), "The amplified logits", run, records)
+        figure, grid = canvas((11, 9.4), findings.changed(frame, "logit_std"), run, records)
         (extent, spread), (category, scatter) = grid.subplots(2, 2)
         _dose_panel(extent, frame, "logit_range")
         extent.set(
@@ -102,7 +104,7 @@ def draw_logits(run: dict[str, Any], records: Sequence[Record]) -> Figure:
         category.set(
             title="Spread by category", xlabel="alpha", ylabel="standard deviation of logits"
         )
-        shown = stats.treatment(frame)
+        shown = stats.treatment(stats.without_b(frame))
         points = scatter.scatter(
             shown["logit_std"],
             shown["n_tokens"],
@@ -124,11 +126,18 @@ def draw_logits(run: dict[str, Any], records: Sequence[Record]) -> Figure:
 def draw_texts(
     run: dict[str, Any], records: Sequence[Record], pair_id: str | None = None
 ) -> Figure:
-    """The answers to one prompt at every alpha; by default the first pair, not a chosen one."""
-    pair_id = pair_id or records[0]["pair_id"]
+    """The answers to one prompt at every alpha, from B to A and on; by default a typical pair.
+
+    The mark stands where an answer first differs from A's.
+    """
+    pair_id = pair_id or stats.typical_pair(stats.to_frame(records)) or records[0]["pair_id"]
     shown = [r for r in records if r["pair_id"] == pair_id and r["sample"] == 0]
     pair = next(pair for pair in run["pairs"] if pair["id"] == pair_id)
-    blocks = [(f"alpha {r['alpha']:g}", one_line(r["text"]), _numbers(r)) for r in shown]
+    own = next((one_line(r["text"]) for r in shown if r["alpha"] == 0), "")
+    blocks = [
+        (_head(r["alpha"]), _marked(one_line(r["text"]), own, r["alpha"]), _numbers(r))
+        for r in shown
+    ]
     blocks = [
         (head, textwrap.wrap(text, 138) or ["(nothing)"], foot) for head, text, foot in blocks
     ]
@@ -138,7 +147,7 @@ def draw_texts(
         axes = figure.add_axes((0.02, 0.03, 0.96, 0.95))
         axes.set(xlim=(0, 1), ylim=(height, 0))
         axes.axis("off")
-        axes.text(0, 0.5, f"One prompt at every alpha: {pair_id}", weight="bold", size=12)
+        axes.text(0, 0.5, f"From B to A and beyond: {pair_id}", weight="bold", size=12)
         for line, side in ((2.0, "a"), (3.1, "b")):
             axes.text(0, line, side.upper(), weight="bold", color=MEAN if side == "a" else NULL)
             chat = "  |  ".join(f"{m['role']}: {one_line(m['content'])}" for m in pair[side])
@@ -157,12 +166,29 @@ def draw_texts(
         axes.text(
             0,
             line + 0.6,
-            f"{model['name']}, {model['dtype']}, run {run['id']}",
+            f"{model['name']}, {model['dtype']}, run {run['id']}. {MARK} first difference from A. "
+            "The pair is the one whose log p_A - log p_B grows most like the median.",
             size=8,
             color="#555555",
         )
         figure.set_size_inches(12, 0.2 * (line + 1.0) + 0.4)
     return figure
+
+
+MARK = "▶"
+
+
+def _head(alpha: float) -> str:
+    return {-1.0: "alpha -1: B", 0.0: "alpha 0: A"}.get(alpha, f"alpha {alpha:g}")
+
+
+def _marked(text: str, own: str, alpha: float) -> str:
+    """The text with a mark at its first difference from A's own."""
+    if alpha == 0 or text == own:
+        return text
+    both = enumerate(zip_longest(text, own))
+    start = next(place for place, (one, other) in both if one != other)
+    return f"{text[:start]}{MARK}{text[start:]}"
 
 
 def draw_profile(
@@ -211,6 +237,7 @@ def draw_profile(
 
 def _dose_panel(axes: Axes, frame: pandas.DataFrame, name: str, *, lines: bool = True) -> None:
     """A thin line per pair, the mean over pairs with its 95 % interval, and the null pair."""
+    frame = stats.without_b(frame)
     table = stats.by_pair(stats.treatment(frame), name)
     null = stats.by_pair(frame[frame["control"] == "null"], name)
     if lines:
@@ -227,7 +254,7 @@ def _dose_panel(axes: Axes, frame: pandas.DataFrame, name: str, *, lines: bool =
 
 def _category_panel(axes: Axes, frame: pandas.DataFrame, name: str) -> list[Line2D]:
     """One line per category, null pairs left out; returns the legend's handles."""
-    shown = stats.treatment(frame)
+    shown = stats.treatment(stats.without_b(frame))
     handles: list[Line2D] = []
     for index, (category, group) in enumerate(shown.groupby("category", sort=False)):
         table = stats.by_pair(group, name)
@@ -244,7 +271,7 @@ def _category_panel(axes: Axes, frame: pandas.DataFrame, name: str) -> list[Line
 
 
 def _dose_handles(frame: pandas.DataFrame) -> list[Any]:
-    pairs = stats.treatment(frame)["pair_id"].nunique()
+    families = stats.treatment(frame)["family"].nunique()
     handles: list[Any] = [
         Line2D([], [], color="#9DB7C9", linewidth=1, label="one pair"),
         Line2D(
@@ -253,7 +280,7 @@ def _dose_handles(frame: pandas.DataFrame) -> list[Any]:
             color=MEAN,
             linewidth=2.4,
             marker="o",
-            label=f"mean, 95 % interval (n = {pairs})",
+            label=f"mean, 95 % interval (n = {families})",
         ),
     ]
     if (frame["control"] == "null").any():

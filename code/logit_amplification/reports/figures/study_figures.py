@@ -1,0 +1,136 @@
+"""The figures of the study: what is amplified, how much a limit decides, the law of gap x alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy
+from matplotlib.figure import Figure
+
+from ...evaluation import intervals, matching, outcomes, specificity, stats
+from .. import study_tables
+from ..study_tables import Study
+from .style import COLOURS, MARKERS, STYLE
+
+PANELS = (
+    ("paraphrase", "shuffled"),
+    ("random_direction",),
+)
+NAMES = {
+    "pair": "A against B",
+    "paraphrase": "A against its paraphrase",
+    "shuffled": "A against another pair's B",
+    "random_direction": "A in a random direction",
+}
+
+
+def draw_specificity(study: Study) -> Figure:
+    """The declared attribute against the distance from A: the pairs, and the controls."""
+    rows = study.contrasts
+    word = study_tables.verdict(study)
+    with matplotlib.rc_context(STYLE):
+        figure = _figure((11, 5), f"What grows with amplification is {word}", study)
+        for axes, controls in zip(figure.subplots(1, 2, sharey=True), PANELS, strict=True):
+            for kind in (specificity.PAIR, *controls):
+                _path(axes, rows[rows["kind"] == kind], kind)
+            axes.axhline(0, color="#7F7F7F", linewidth=0.8)
+            axes.set(
+                xlabel="KL(sampled ‖ A) beyond alpha 0, nats per token",
+                ylabel="change of the declared attribute, SD",
+                title=f"Against {' and '.join(name.replace('_', ' ') for name in controls)}",
+            )
+            axes.legend(frameon=False)
+    return figure
+
+
+def _path(axes: Any, cells: Any, kind: str) -> None:
+    """A kind of contrast: a point per alpha with its 95 % interval, from alpha 0 on."""
+    place = list(NAMES).index(kind)
+    far = matching.dose(cells)
+    table = stats.by_family_and_alpha(cells, "z")
+    found = [intervals.interval(table[alpha] - table[0.0]) for alpha in far.index]
+    mean = numpy.array([one.mean for one in found])
+    reach = [mean - [one.lower for one in found], [one.upper for one in found] - mean]
+    axes.errorbar(
+        far.to_numpy() - far.iloc[0],
+        mean,
+        yerr=numpy.nan_to_num(numpy.abs(reach)),
+        color=COLOURS[place],
+        marker=MARKERS[place],
+        capsize=2,
+        label=NAMES[kind],
+    )
+
+
+def draw_sensitivity(study: Study, arms: Sequence[str], alpha: float) -> Figure:
+    """The share of incoherent answers at one alpha against the limit of the excess NLL."""
+    limits = numpy.linspace(0.5, 4, 36)
+    frame = study_tables.shared_draws(study, [study_tables.BASE, *arms])
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(
+            (7.5, 5), f"Incoherent answers at alpha {alpha:g}, by the limit that is set", study
+        )
+        axes = figure.subplots()
+        for place, arm in enumerate((study_tables.BASE, *arms)):
+            cells = frame[(frame["arm"] == arm) & (frame["alpha"] == alpha)]
+            otherwise = cells["evidence"].str.contains("repeated|non-words|no text")
+            otherwise &= cells["outcome"] == "incoherent"
+            excess = study_tables.excess(study, cells)
+            shares = [
+                stats.by_family(cells.assign(x=(otherwise | (excess > limit)) * 1.0), "x").mean()
+                for limit in limits
+            ]
+            axes.plot(limits, shares, color=COLOURS[place], label=arm)
+        axes.axvline(outcomes.EXCESS_LIMIT, color="#7F7F7F", linestyle=":", linewidth=1)
+        axes.annotate("the limit set", (outcomes.EXCESS_LIMIT, 0.98), ha="left", va="top")
+        axes.set(
+            xlabel="limit of the NLL above the usual, nats per token",
+            ylabel="share of answers",
+            ylim=(-0.02, 1.02),
+        )
+        axes.legend(frameon=False)
+    return figure
+
+
+def draw_law(study: Study) -> Figure:
+    """The NLL under A by fill, against alpha and against gap x alpha."""
+    found = study_tables.law(study)
+    found = found[found["k"] == 20]
+    names = list(found.groupby("arm")["gap"].first().sort_values().index)
+    with matplotlib.rc_context(STYLE):
+        figure = _figure((11, 5), "Gap times alpha decides how unlikely the text becomes", study)
+        for axes, across in zip(
+            figure.subplots(1, 2, sharey=True), ("alpha", "gap_alpha"), strict=True
+        ):
+            for place, arm in enumerate(names):
+                rows = found[found["arm"] == arm].sort_values("alpha")
+                axes.errorbar(
+                    rows[across],
+                    rows["nll_a"],
+                    yerr=[rows["nll_a"] - rows["lower"], rows["upper"] - rows["nll_a"]],
+                    color=COLOURS[place % len(COLOURS)],
+                    marker=MARKERS[place % len(MARKERS)],
+                    linestyle="-" if across == "alpha" else "none",
+                    capsize=2,
+                    label=f"{arm} (gap {rows['gap'].iloc[0]:.1f})",
+                )
+            axes.set(ylabel="NLL under A, nats per token")
+        figure.axes[0].set(xlabel="alpha", title="Against alpha: a curve per fill")
+        figure.axes[1].set(xlabel="gap x alpha, nats", title="Against gap x alpha: one curve")
+        figure.axes[1].set_xscale("symlog", linthresh=1)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _figure(size: tuple[float, float], title: str, study: Study) -> Figure:
+    figure = Figure(figsize=size)
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    families = study_tables.power_families(study)
+    told = (
+        f"{study.run['model']['name']}, run {study.run['id']}; 95 % intervals, {families} families"
+    )
+    figure.text(0.99, 0.005, told, ha="right", size=7, color="#555555")
+    return figure
