@@ -97,7 +97,7 @@ def study(
     by_id = {pair.id: pair for pair in read_pairs(settings.prompts)}
     tables |= tables_of_texts(model, by_id, records)
     for name, table in tables.items():
-        yield report.write_table(folder, f"{name}.csv", table)
+        yield report.write_table(folder, f"{name}.csv", table, decimals=4)
     made = study_tables.read_study(folder)
     yield write_atomically(document, study_document.write_document(made))
     yield from draw(made, run, records, settings)

@@ -83,6 +83,8 @@ def test_a_distance_that_is_not_reached_is_not_made_up():
     own = rows[rows["kind"] == PAIR]
     assert at_distance(own, "z", 99.0).empty
     assert at_distance(own, "z", 0.0).empty  # nearer than alpha 0
+    jump = own.assign(kl_sampled_a=10 * own["kl_sampled_a"])
+    assert at_distance(jump, "z", 9.0).empty  # between two alphas that are 6 nats apart
     assert not [c for c in specificity.compare(rows, [1.0]) if c.control == "paraphrase"]
 
 

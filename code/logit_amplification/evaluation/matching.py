@@ -8,6 +8,7 @@ from __future__ import annotations
 import pandas
 
 DOSE = "kl_sampled_a"
+STEP = 1.5  # nats: alphas that lie further apart say nothing about what is between them
 
 
 def dose(cells: pandas.DataFrame) -> pandas.Series:
@@ -16,7 +17,7 @@ def dose(cells: pandas.DataFrame) -> pandas.Series:
 
 
 def at_distance(cells: pandas.DataFrame, measure: str, distance: float) -> pandas.Series:
-    """Return each family's mean of a measure at a distance; empty where it is not reached.
+    """Return each family's mean of a measure at a distance; empty where no alphas are near it.
 
     The distance lies between those of two neighbouring alphas. The measure is interpolated between
     its means there, with the same weights in every family, over the draws that both have.
@@ -26,6 +27,8 @@ def at_distance(cells: pandas.DataFrame, measure: str, distance: float) -> panda
     if not beyond or far.iloc[0] > distance:
         return pandas.Series(dtype=float)
     (below, near), (above, further) = list(far.items())[beyond[0] - 1 : beyond[0] + 1]
+    if further - near > STEP:
+        return pandas.Series(dtype=float)
     weight = (distance - near) / (further - near)
     table = cells.pivot_table(
         index=["family", "pair_id", "sample"], columns="alpha", values=measure

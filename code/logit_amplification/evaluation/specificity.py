@@ -41,7 +41,8 @@ def contrasts(frame: pandas.DataFrame) -> pandas.DataFrame:
 
     The first draw of each pair, for the controls have one. z: the declared attribute in units of
     its standard deviation over unamplified texts (A's and B's own: alpha 0 and -1 of `full`), so
-    that attributes of different units can be averaged.
+    that attributes of different units can be averaged. What no such text varies in, as refusals of
+    a model that never refuses, has no unit and is left out.
     """
     full = frame[frame["arm"] == "full"]
     kinds = {PAIR: treatment(full)} | {name: treatment(full, name) for name in CONTROLS[:2]}
@@ -55,7 +56,7 @@ def contrasts(frame: pandas.DataFrame) -> pandas.DataFrame:
     found = found.assign(z=found["declared"] / found["measure"].map(scale))
     # A control's pair ids carry its name: the texts begin as those of one pair.
     pair_ids = found["pair_id"].str.split("~").str[0]
-    return found[found["sample"] == 0].assign(pair_id=pair_ids)
+    return found.assign(pair_id=pair_ids)[(found["sample"] == 0) & found["z"].notna()]
 
 
 def compare(rows: pandas.DataFrame, distances: Sequence[float] = DISTANCES) -> list[Comparison]:
@@ -102,7 +103,7 @@ def mixed_model(rows: pandas.DataFrame) -> list[Slope]:
     """
     from statsmodels.formula.api import mixedlm
 
-    rows = rows[(rows["alpha"] >= 0) & rows["z"].notna()]
+    rows = rows[rows["alpha"] >= 0]
     far = {kind: dose(cells) for kind, cells in rows.groupby("kind")}
     swept = zip(rows["kind"], rows["alpha"], strict=True)
     kl = [far[kind][alpha] - far[kind][0.0] for kind, alpha in swept]

@@ -51,9 +51,9 @@ def write_reports(data_dir: Path, run: dict[str, Any], records: Sequence[Record]
     ]
 
 
-def write_table(data_dir: Path, name: str, table: pandas.DataFrame) -> Path:
-    """Write a CSV file: six digits, and no text that a spreadsheet takes for a formula."""
-    table = table.round(6)
+def write_table(data_dir: Path, name: str, table: pandas.DataFrame, decimals: int = 6) -> Path:
+    """Write a CSV file, with no text that a spreadsheet takes for a formula."""
+    table = table.round(decimals)
     for column in table.select_dtypes(["object", "string"]):
         table[column] = table[column].map(no_formula, na_action="ignore")
     return write_atomically(Path(data_dir) / name, table.to_csv(index=False, lineterminator="\n"))

@@ -191,6 +191,14 @@ def verdict(study: Study) -> str:
     return "partly specific" if won and grows else "unspecific"
 
 
+def left_out(study: Study) -> list[str]:
+    """The categories whose declared attribute no unamplified text varies in."""
+    pairs = stats.treatment(study.full)
+    return [
+        name for name in pairs["category"].unique() if name not in set(study.contrasts["category"])
+    ]
+
+
 def errors(study: Study, label: str) -> correction.Errors:
     """How the scorer did on held-out amplified answers that both readings agree on."""
     return correction.errors_of(study.amplified_labels, label)
@@ -248,10 +256,14 @@ def law(study: Study) -> pandas.DataFrame:
     return pandas.DataFrame(rows).sort_values("gap_alpha", ignore_index=True)
 
 
-def law_correlations(study: Study) -> dict[str, float]:
-    """Spearman's correlation of the NLL with gap x alpha, with the gap and with alpha alone."""
+def law_correlations(study: Study, k: int = 20) -> dict[str, float]:
+    """Spearman's correlation of the NLL with gap x alpha, with the gap and with alpha alone.
+
+    Over the fills at or below the smallest entry of a list of `k`, all their alphas; `n` of them.
+    """
     found = law(study)
-    return {
+    found = found[(found["k"] == k) & (found["gap"] >= 0)]
+    return {"n": len(found)} | {
         name: float(scipy_stats.spearmanr(found[name], found["nll_a"])[0])
         for name in ("gap_alpha", "gap", "alpha")
     }
@@ -404,7 +416,7 @@ def arm_cells(study: Study, arms: Sequence[str], alpha: float) -> Cells:
                 format_change(worse.row),
                 against_margin(worse.estimate, intervals.MARGIN_SHARE),
                 format_change(arm_change(study, "nll_a", arm, alpha).row),
-                format_change(equal) if equal else "does not get there",
+                format_change(equal) if equal else "no alphas near it",
                 against_margin(equal, intervals.MARGIN_NLL) if equal else "",
             ]
         )

@@ -18,6 +18,7 @@ PANELS = (
     ("paraphrase", "shuffled"),
     ("random_direction",),
 )
+FURTHEST = 2.0  # nats: beyond, hardly an answer is coherent
 NAMES = {
     "pair": "A against B",
     "paraphrase": "A against its paraphrase",
@@ -41,7 +42,7 @@ def draw_specificity(study: Study) -> Figure:
                 ylabel="change of the declared attribute, SD",
                 title=f"Against {' and '.join(name.replace('_', ' ') for name in controls)}",
             )
-            axes.legend(frameon=False)
+            axes.legend()
     return figure
 
 
@@ -49,6 +50,7 @@ def _path(axes: Any, cells: Any, kind: str) -> None:
     """A kind of contrast: a point per alpha with its 95 % interval, from alpha 0 on."""
     place = list(NAMES).index(kind)
     far = matching.dose(cells)
+    far = far[far - far.iloc[0] <= FURTHEST]
     table = stats.by_family_and_alpha(cells, "z")
     found = [intervals.interval(table[alpha] - table[0.0]) for alpha in far.index]
     mean = numpy.array([one.mean for one in found])
@@ -97,7 +99,7 @@ def draw_sensitivity(study: Study, arms: Sequence[str], alpha: float) -> Figure:
 def draw_law(study: Study) -> Figure:
     """The NLL under A by fill, against alpha and against gap x alpha."""
     found = study_tables.law(study)
-    found = found[found["k"] == 20]
+    found = found[(found["k"] == 20) & (found["gap"] >= 0)]
     names = list(found.groupby("arm")["gap"].first().sort_values().index)
     with matplotlib.rc_context(STYLE):
         figure = _figure((11, 5), "Gap times alpha decides how unlikely the text becomes", study)
@@ -133,4 +135,5 @@ def _figure(size: tuple[float, float], title: str, study: Study) -> Figure:
         f"{study.run['model']['name']}, run {study.run['id']}; 95 % intervals, {families} families"
     )
     figure.text(0.99, 0.005, told, ha="right", size=7, color="#555555")
+    figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
     return figure
