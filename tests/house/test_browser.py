@@ -75,6 +75,7 @@ def lab(tmp_path_factory, notebook_path):
         "MODEL": "demo",
         "QUANTIZATION": "none",
         "ALPHAS": "0,1.5",
+        "ARMS": "full,api_sentinel",
         "MAX_NEW_TOKENS": 24,
         "SLOTS": 4,
         "PROMPTS": folder / "prompts.csv",

@@ -60,6 +60,20 @@ def make_sampler(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Samp
     return sample
 
 
+def drawn_logprobs(
+    logits: Tensor, tokens: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0
+) -> Tensor:
+    """Return how likely tokens are under the distribution that `make_sampler` draws from.
+
+    logits (rows, vocab), tokens (rows,) -> (rows,) float64, nats; -inf for what is truncated away.
+    temperature is not 0: then everything is certain or impossible.
+    """
+    ids, probabilities = nucleus(keep_top_k(logits / temperature, top_k), top_p)
+    held = _wide(probabilities)
+    own = torch.where(ids == tokens[:, None], held, 0.0)
+    return (own.sum(-1) / held.sum(-1)).log()
+
+
 def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
     """Set all but the `top_k` largest logits to -inf; ties with the last one stay. 0 is off."""
     if top_k == 0 or top_k >= logits.shape[-1]:

@@ -41,12 +41,13 @@ def run_configuration(
             "seed": settings.seed,
         },
         "engine": {"name": "loop"} if loop else batched.described(settings.forwards, step),
-        "rule": _named(rule, "RULE"),
-        "loop": None if loop is None else _named(loop, "LOOP"),
+        "rule": named(rule, "RULE"),
+        "loop": None if loop is None else named(loop, "LOOP"),
         # Byte code is Python's own: another one writes it otherwise.
         "libraries": libraries | {"python": ".".join(platform.python_version_tuple()[:2])},
     }
 
 
-def _named(function: Callable[..., Any], setting: str) -> dict[str, str]:
+def named(function: Callable[..., Any], setting: str) -> dict[str, str]:
+    """Return the name of a rule or loop and the hash of its code and of all that it reads."""
     return {"name": display_name(function), "sha256": fingerprint(function, setting)}
