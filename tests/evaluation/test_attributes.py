@@ -38,6 +38,26 @@ def test_an_attribute_tells_more_from_less(name):
     assert more > less
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I don't agree with you.",
+        "I can't agree with that claim.",
+        "I would never agree to it.",
+        "That is not true at all.",
+        "You are not right.",
+        "That isn't correct.",
+        "No, it is another one.",
+    ],
+)
+def test_a_negation_is_no_agreement(text):
+    assert attributes.attributes(text)["agreement"] == -1
+
+
+def test_not_being_sure_is_a_hedge():
+    assert attributes.attributes("He isn't sure what it is.")["hedging"] > 0
+
+
 def test_every_attribute_of_the_vocabulary_is_measured():
     assert {*attributes.attributes("A text."), "words", "language"} == set(ATTRIBUTES)
     assert set(MORE_AND_LESS) | {"words", "language"} == set(ATTRIBUTES)

@@ -22,6 +22,14 @@ def test_one_value_has_no_interval():
     assert mean == 3.0 and math.isnan(lower) and math.isnan(upper) and n == 1
 
 
+@pytest.mark.parametrize("other", [0.3, 0.7])
+def test_values_that_are_nearly_all_alike_have_a_sane_interval(other):
+    """Their resamples have a spread of rounding alone."""
+    found = intervals.interval([0.1] * 11 + [other])
+    assert -1 < found.lower < found.mean < found.upper < 1
+    assert intervals.interval([0.1] * 12)[1:3] == pytest.approx((0.1, 0.1))
+
+
 def test_missing_values_are_left_out():
     assert intervals.interval([1.0, math.nan, 3.0]) == pytest.approx(intervals.interval([1.0, 3.0]))
 

@@ -6,7 +6,8 @@ import pytest
 
 from logit_amplification.evaluation import wording
 from logit_amplification.logits.vocabulary import MEASURES
-from logit_amplification.reports import report
+from logit_amplification.reports import contact_sheet, report
+from logit_amplification.reports.figures import gallery, style
 from made_records import make_sweep
 
 
@@ -120,3 +121,49 @@ def test_a_run_of_an_earlier_version_with_fewer_measures_gets_its_report():
     text = "\n".join(report.detailed_report(run, records))
     assert MEASURES["log_ratio_a_b"].described[1:] not in text
     assert MEASURES["nll_b"].described[1:] in text
+
+
+def two_arms():
+    values = {"a": [1, 2, 3], "b": [1, 2, 4], "c": [2, 2, 3], "null": [1, 1, 1]}
+    run, records = make_sweep(values, alphas=(0.0, 1.0, 2.0))
+    return run, records + make_sweep(values, alphas=(0.0, 1.0, 2.0), arm="plausible")[1]
+
+
+PARTS = {
+    "one cell is missing": lambda r: (
+        (r["pair_id"], r["alpha"], r["arm"]) != ("b", 1.0, "plausible")
+    ),
+    "one pair alone got to the largest alpha": lambda r: r["alpha"] < 2 or r["pair_id"] == "a",
+    "only the null pair got to the largest alpha": lambda r: r["alpha"] < 2 or bool(r["control"]),
+    "an arm has its null pair alone": lambda r: r["arm"] == "full" or bool(r["control"]),
+    "nothing finished at alpha 0": lambda r: r["alpha"] > 0,
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_an_unfinished_sweep_has_its_texts_and_figures(part, tmp_path):
+    """`runs.py artifacts` promises them of any run."""
+    run, records = two_arms()
+    records = [record for record in records if PARTS[part](record)]
+    assert report.recommendations(run, records) and report.detailed_report(run, records)
+    assert contact_sheet.write_page(run, records, ["arms"])
+    assert style.save_figures(gallery.draw_all(run, records), tmp_path)
+
+
+@pytest.mark.parametrize("failed", [lambda r: r["alpha"] == 2, lambda r: r["arm"] == "full"])
+def test_generations_that_ended_with_an_error_leave_the_rest(failed, tmp_path):
+    run, records = two_arms()
+    for record in records:
+        if failed(record) and not record["control"]:
+            record |= {"finish_reason": "error", "error": "NaN"}
+    assert report.recommendations(run, records) and report.detailed_report(run, records)
+    assert style.save_figures(gallery.draw_all(run, records), tmp_path)
+
+
+def test_the_count_beside_an_interval_of_a_category_is_that_of_its_families():
+    run, records = make_sweep({"a1": [1, 2], "a2": [1, 3], "a3": [1, 2]})
+    for record in records[:4]:
+        record["family"] = "f"
+    lines = report.detailed_report(run, records)
+    line = next(line for line in lines if line.startswith("  category of a") and "alpha 1 " in line)
+    assert line.count("n = 2 families") == 2

@@ -13,6 +13,7 @@ from logit_amplification.evaluation.calibration import read_labelled
 from logit_amplification.locations import ROOT
 from logit_amplification.prompts.files import read_pairs
 from logit_amplification.reports import study_document, study_tables
+from logit_amplification.reports.figures import study_figures
 
 FOLDER = ROOT / "data" / "study"
 DOCUMENT = ROOT / "docs" / "RESULTS_ANALYSIS.md"
@@ -123,7 +124,7 @@ def test_other_data_give_other_sentences(study):
         pairs = (frame["control"] == "") & (frame["arm"] == "full")
         return frame["declared"] + more.where(pairs, 0.0)
 
-    assert study_tables.verdict(changed(study, declared=still)) == "unspecific"
+    assert study_tables.verdict(changed(study, declared=still)) == "not shown to be specific"
     other = changed(study, declared=growing)
     assert study_tables.verdict(other) == "specific"
     assert "grows more than under any control" in unwrap(study_document.write_document(other))
@@ -135,6 +136,23 @@ def test_a_scorer_that_errs_as_often_as_it_hits_measures_nothing(study):
     assert "incoherent answers of `full` is not measurable" in unwrap(
         study_document.write_document(wrong)
     )
+
+
+def test_without_controls_nothing_is_said_about_specificity(study):
+    alone = study.generations[study.generations["control"].isin(["", "null"])]
+    alone = alone[alone["arm"] != "random_direction"]
+    other = dataclasses.replace(study, generations=alone)
+    text = unwrap(study_document.write_document(other))
+    assert study_tables.verdict(other) == "not compared" and "Not known: no control" in text
+    assert study_figures.draw_specificity(other)
+
+
+def test_coherent_is_only_what_keeps_both_margins_at_every_alpha(study):
+    assert study_tables.stays_coherent(study) in ("no", "undecided")
+    calm = changed(study, incoherent=lambda f: 0.0, nll_a=lambda f: 1.0)
+    assert study_tables.stays_coherent(calm) in ("yes", "undecided")
+    rising = changed(study, incoherent=lambda f: 0.0, nll_a=lambda f: 1.0 + f["alpha"].abs())
+    assert study_tables.stays_coherent(rising) == "no"
 
 
 def test_a_margin_has_four_answers():

@@ -22,6 +22,7 @@ LEVEL = 0.95
 POWER = 0.8
 BOOTSTRAP_FROM = 12  # units; below, Student's t covers better (docs/LOG.md)
 RESAMPLES = 4_999
+ALIKE = 1e-12  # of the largest value: a spread below it is rounding
 PERMUTATIONS = 99_999
 
 
@@ -46,7 +47,8 @@ def interval(values: Sequence[float]) -> Estimate:
     if len(values) < 2:
         return Estimate(mean, numpy.nan, numpy.nan, len(values))
     error = float(values.std(ddof=1) / numpy.sqrt(len(values)))
-    if len(values) < BOOTSTRAP_FROM or error == 0:
+    # Ten times 0.1 has a standard deviation of 1e-17, not of 0.
+    if len(values) < BOOTSTRAP_FROM or error <= ALIKE * numpy.abs(values).max():
         reach = _students(len(values)) * error
         return Estimate(mean, mean - reach, mean + reach, len(values))
     low, high = _studentised(values, mean)
@@ -66,7 +68,7 @@ def _studentised(values: NDArray, mean: float) -> tuple[float, float]:
     """
     resampled = values[_resamples(len(values))]
     errors = resampled.std(1, ddof=1) / numpy.sqrt(len(values))
-    if (errors == 0).any():
+    if (errors <= ALIKE * numpy.abs(values).max()).any():
         return -_students(len(values)), _students(len(values))
     ratios = (resampled.mean(1) - mean) / errors
     low, high = numpy.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

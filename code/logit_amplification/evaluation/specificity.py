@@ -23,6 +23,7 @@ PAIR = "pair"
 CONTROLS = ("paraphrase", "shuffled", "random_direction")
 DISTANCES = (0.25, 0.5, 1.0)  # nats of KL(sampled || A) beyond that of `full` at alpha 0
 PRIMARY_DISTANCE = 0.5
+FEWEST_TEXTS, FEWEST_OTHERS = 24, 0.1
 
 
 class Comparison(NamedTuple):
@@ -65,6 +66,8 @@ def compare(rows: pandas.DataFrame, distances: Sequence[float] = DISTANCES) -> l
     The p-values are of sign-flip tests within families, corrected over the controls of a distance.
     """
     of_kind = dict(list(rows.groupby("kind")))
+    if PAIR not in of_kind:
+        return []
     own = of_kind[PAIR]
     start = own[own["alpha"] == 0].groupby(["family", "pair_id"])["z"].mean()
     start = start.groupby("family").mean()
@@ -86,6 +89,19 @@ def compare(rows: pandas.DataFrame, distances: Sequence[float] = DISTANCES) -> l
     return found
 
 
+def well_measured(rows: pandas.DataFrame) -> pandas.DataFrame:
+    """Leave out the attributes whose unit rests on little: a check of how much hangs on them.
+
+    Kept is what has `FEWEST_TEXTS` unamplified texts, of which `FEWEST_OTHERS` at least are not the
+    commonest value: of a model that refused once, one more refusal is many standard deviations.
+    """
+    own = rows[(rows["kind"] == PAIR) & rows["alpha"].isin([0, -1])]
+    values = own.groupby("measure")["declared"]
+    others = 1 - values.agg(lambda v: v.abs().value_counts(normalize=True).iloc[0])
+    kept = (values.size() >= FEWEST_TEXTS) & (others >= FEWEST_OTHERS)
+    return rows[rows["measure"].map(kept)]
+
+
 class Slope(NamedTuple):
     """By how much z changes per nat, more for the pairs than for a control; and its p-value."""
 
@@ -95,11 +111,13 @@ class Slope(NamedTuple):
 
 
 def mixed_model(rows: pandas.DataFrame) -> list[Slope]:
-    """Fit z ~ KL x kind with random intercepts of families and of pairs within them.
+    """Fit z ~ KL x kind with a random intercept and slope of every family.
 
     KL is the mean of a kind and alpha, beyond alpha 0. Returns, by control, the pairs' slope minus
     that control's (statsmodels' MixedLM by restricted maximum likelihood; Wald intervals and
-    p-values, corrected by Holm's method). Empty where it cannot be fitted.
+    p-values, corrected by Holm's method). Empty where the fit does not converge. Families that
+    differ in what sets them apart from a control are not in the model: its intervals are rather too
+    narrow, and `compare` is the test.
     """
     from statsmodels.formula.api import mixedlm
 
@@ -107,9 +125,9 @@ def mixed_model(rows: pandas.DataFrame) -> list[Slope]:
     far = {kind: dose(cells) for kind, cells in rows.groupby("kind")}
     swept = zip(rows["kind"], rows["alpha"], strict=True)
     kl = [far[kind][alpha] - far[kind][0.0] for kind, alpha in swept]
-    rows = rows.assign(kl=kl).rename(columns={"pair_id": "pair"})
+    rows = rows.assign(kl=kl)
     known = [name for name in CONTROLS if (rows["kind"] == name).any()]
-    if not known or rows["family"].nunique() < 3:
+    if not known or PAIR not in far or rows["family"].nunique() < 3:
         return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a variance of zero is told as a warning
@@ -117,8 +135,10 @@ def mixed_model(rows: pandas.DataFrame) -> list[Slope]:
             f"z ~ kl * C(kind, Treatment('{PAIR}'))",
             rows,
             groups=rows["family"],
-            vc_formula={"pair": "0 + C(pair)"},
+            re_formula="~kl",
         ).fit(method=["lbfgs", "powell"])
+    if not fitted.converged:
+        return []
     bounds, n = fitted.conf_int(), rows["family"].nunique()
     terms = {name: f"kl:C(kind, Treatment('{PAIR}'))[T.{name}]" for name in known}
     chances = holm([fitted.pvalues[term] for term in terms.values()])

@@ -113,7 +113,7 @@ ATTRIBUTES = {
     "digits": Measure("numbers per 100 words", "numbers per 100 words"),
     "list_items": Measure("lines that begin as an item of a list does", "items of a list"),
 }
-DECLARED = Measure("declared attribute, in the direction of A, in standard deviations", "attribute")
+DECLARED = Measure("declared attribute, in the direction of A, each in its unit", "attribute")
 MEASURES = OF_A_TOKEN | OF_A_TEXT | ATTRIBUTES | {"declared": DECLARED}
 
 API_TOP = 20  # what a chat API returns at most

@@ -12,7 +12,7 @@ from ..evaluation import stats
 from ..evaluation.wording import format_change, format_estimate
 from ..logits.vocabulary import MEASURES
 from ..records.files import Record
-from .report import arm_point, run_in_words
+from .report import arm_points, run_in_words
 
 STYLE = (
     "body{font:15px/1.5 sans-serif;max-width:75em;margin:2em auto;padding:0 1em;"
@@ -48,9 +48,8 @@ def captions(records: Sequence[Record]) -> dict[str, str]:
     first = frame[frame["arm"] == arm]
     if stats.treatment(first).empty:
         return {}
-    largest = first["alpha"].max()
-    others = [name for name in frame["arm"].unique() if name != arm]
-    lines = [arm_point(frame, name, arm) for name in others]
+    largest = stats.treatment(first)["alpha"].max()
+    lines = arm_points(frame, arm)
     shares = [
         f"{name}: {'; '.join(_shares(rows))}" for name, rows in frame.groupby("arm", sort=False)
     ]
@@ -82,7 +81,7 @@ def _told(frame: pandas.DataFrame, alpha: float, names: Sequence[str]) -> str:
 
 
 def _shares(rows: pandas.DataFrame) -> list[str]:
-    alpha = rows["alpha"].max()
+    alpha = stats.treatment(rows)["alpha"].max()
     return [
         f"{MEASURES[name].described} {format_estimate(stats.dose(rows, name).loc[alpha])}"
         for name in ("other", "refusal", "incoherent")

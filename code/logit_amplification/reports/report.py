@@ -31,7 +31,7 @@ from ..records.files import Record, write_atomically, write_report
 PRIMARY = "nll_a"
 REPORTED = (
     *("kl_amplified_a", "kl_sampled_a", PRIMARY, "nll_b", "nll_p", "log_ratio_a_b", "posterior_a"),
-    *("log_ratio_a_p", "declared", "incoherent", "refusal", "other"),
+    *("log_ratio_a_p", "incoherent", "refusal", "other"),
     *("sentiment", "formality", "readability", "agreement", "hedging", "n_words"),
     *("entropy", "rank_a", "implausible_share", "repeated_4gram_share", "distinct_2", "n_tokens"),
     *("ended_by_eos", "logit_range", "logit_std", "outside_top20_a", "outside_top20_b"),
@@ -97,7 +97,7 @@ def recommendations(run: dict[str, Any], records: Sequence[Record]) -> list[str]
     points = [
         *coherence_points(first),
         *contrast_points(first),
-        *(arm_point(frame, name, arm) for name in frame["arm"].unique() if name != arm),
+        *arm_points(frame, arm),
         "NOT measured: whether an answer is right or useful; anything about other models, prompts "
         "and sampling than these.",
         f"A different text is no effect. {_change_sentence(of_arm)} Rounding alone changes most "
@@ -117,8 +117,11 @@ def coherence_points(frame: pandas.DataFrame) -> list[str]:
     rise = _amplified(stats.paired_difference(frame, PRIMARY))
     if rise.empty:
         return ["No alpha above 0 was swept."]
+    if rise["n"].max() == 0:
+        return ["Nothing that came to an end can be held against alpha 0."]
     if rise["upper"].isna().all():
         return ["One family gives no interval; sweep more pairs."]
+    rise = rise[rise["n"] > 0]
     margin = intervals.MARGIN_NLL
     words = {
         "equivalent": "the text is about as likely under A as without amplification",
@@ -126,6 +129,7 @@ def coherence_points(frame: pandas.DataFrame) -> list[str]:
         "better": "the text is likelier under A",
         "undecided": "undecided, a rise beyond the margin is neither shown nor ruled out",
         "worse by more than the margin": "the text is less likely under A beyond the margin",
+        "no interval": "one family came to an end, so that there is no interval",
     }
     told = []
     for verdict, alphas in _runs(rise, margin):
@@ -159,8 +163,9 @@ def _estimate(row: pandas.Series) -> intervals.Estimate:
 
 def contrast_points(frame: pandas.DataFrame) -> list[str]:
     """Tell how far the text moves from A, and whether what sets A apart from B grows."""
-    alphas = [alpha for alpha in sorted(frame["alpha"].unique()) if alpha > 0]
-    if not alphas:
+    swept = sorted(stats.treatment(frame)["alpha"].unique())
+    alphas = [alpha for alpha in swept if alpha > 0]
+    if not alphas or 0.0 not in swept:
         return []
     largest, far = alphas[-1], stats.dose(frame, "kl_amplified_a")["mean"]
     told = [
@@ -199,12 +204,18 @@ def _attribute_points(frame: pandas.DataFrame, alpha: float) -> list[str]:
     ] * bool(len(change))
 
 
-def arm_point(frame: pandas.DataFrame, arm: str, base: str) -> str:
-    """Tell how far an arm is from another at the largest alpha they share."""
+def arm_points(frame: pandas.DataFrame, base: str) -> list[str]:
+    """Tell how far every other arm is from one at the largest alpha they share."""
     names = (PRIMARY, "incoherent", "log_ratio_a_b")
-    rows = {name: stats.arm_difference(frame, name, arm, base).iloc[-1] for name in names}
-    told = [f"{MEASURES[name].label} {format_change(row)}" for name, row in rows.items()]
-    return f"Arm {arm} minus {base} at alpha {rows[PRIMARY].name:g}: {'; '.join(told)}."
+    points = []
+    for arm in [name for name in stats.treatment(frame)["arm"].unique() if name != base]:
+        tables = {name: stats.arm_difference(frame, name, arm, base) for name in names}
+        if tables[PRIMARY].empty:
+            continue
+        rows = {name: table.iloc[-1] for name, table in tables.items()}
+        told = [f"{MEASURES[name].label} {format_change(row)}" for name, row in rows.items()]
+        points.append(f"Arm {arm} minus {base} at alpha {rows[PRIMARY].name:g}: {'; '.join(told)}.")
+    return points
 
 
 def _next_sentence(run: dict[str, Any], frame: pandas.DataFrame) -> str:
@@ -339,7 +350,7 @@ def _category_lines(frame: pandas.DataFrame) -> list[str]:
                         "mean": getattr(row, f"{name}_mean"),
                         "lower": getattr(row, f"{name}_lower"),
                         "upper": getattr(row, f"{name}_upper"),
-                        "n": row.n_pairs,
+                        "n": row.n_families,
                     }
                 )
             )
@@ -354,5 +365,6 @@ def _pair_lines(frame: pandas.DataFrame) -> list[str]:
     lines = []
     for pair_id in frame["pair_id"].unique():
         path = ", ".join(f"{alpha:g}: {moved.loc[pair_id, alpha]:.3g}" for alpha in moved.columns)
-        lines.append(f"  {pair_id:<24} {apart.loc[pair_id, 0.0]:>7.3g}   {path}")
+        at_zero = apart.loc[pair_id].get(0.0, numpy.nan)
+        lines.append(f"  {pair_id:<24} {at_zero:>7.3g}   {path}")
     return lines

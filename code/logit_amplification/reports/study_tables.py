@@ -89,6 +89,12 @@ class Study:
         return specificity.compare(self.contrasts)
 
     @cached_property
+    def robust(self) -> list[specificity.Comparison]:
+        """The primary comparison over the attributes that unamplified texts vary enough in."""
+        rows = specificity.well_measured(self.contrasts)
+        return specificity.compare(rows, [specificity.PRIMARY_DISTANCE])
+
+    @cached_property
     def slopes(self) -> list[specificity.Slope]:
         """The mixed model's slopes."""
         return specificity.mixed_model(self.contrasts)
@@ -157,12 +163,11 @@ def arm_change(study: Study, measure: str, arm: str, alpha: float) -> Tested:
 
 def arm_at_distance(study: Study, measure: str, arm: str) -> Estimate | None:
     """An arm minus `full` where both have moved equally far; None where one does not get there."""
-    full = stats.treatment(study.full)
+    own, full = stats.treatment(study.arm(arm)), stats.treatment(study.full)
     target = matching.dose(full)[0.0] + ARMS_DISTANCE
-    sides = [
-        matching.at_distance(cells, measure, target)
-        for cells in (stats.treatment(study.arm(arm)), full)
-    ]
+    draws = ["pair_id", "sample"]
+    shared = full.set_index(draws).index.isin(own.set_index(draws).index)
+    sides = [matching.at_distance(cells, measure, target) for cells in (own, full[shared])]
     if any(side.empty for side in sides):
         return None
     return stats.difference(*sides, measure="nll_a")  # a mean, interpolated: no share any more
@@ -188,15 +193,28 @@ def verdict(study: Study) -> str:
     grows = at[0].pair.lower > 0
     if len(won) == len(at) == len(specificity.CONTROLS) and grows:
         return "specific"
-    return "partly specific" if won and grows else "unspecific"
+    return "partly specific" if won and grows else "not shown to be specific"
 
 
 def left_out(study: Study) -> list[str]:
-    """The categories whose declared attribute no unamplified text varies in."""
-    pairs = stats.treatment(study.full)
-    return [
-        name for name in pairs["category"].unique() if name not in set(study.contrasts["category"])
-    ]
+    """The declared attributes in which no unamplified text varies."""
+    declared = stats.treatment(study.full)["attribute"].str.extract(r"^[+-](\w+)")[0].dropna()
+    return sorted(set(declared) - set(study.contrasts["measure"]))
+
+
+def stays_coherent(study: Study) -> str:
+    """What both margins say of every alpha up to the primary one: yes, no or undecided."""
+    verdicts = set()
+    for alpha in study.amplified:
+        if alpha <= PRIMARY_ALPHA:
+            for name, margin in (
+                ("incoherent", intervals.MARGIN_SHARE),
+                ("nll_a", intervals.MARGIN_NLL),
+            ):
+                verdicts.add(against_margin(change(study, name, alpha).estimate, margin))
+    if "worse by more than the margin" in verdicts:
+        return "no"
+    return "undecided" if verdicts & {"undecided", "no interval"} else "yes"
 
 
 def errors(study: Study, label: str) -> correction.Errors:
@@ -213,10 +231,17 @@ def rates(study: Study, label: str, cells: pandas.DataFrame) -> dict[float, tupl
     return found
 
 
-def is_measurable(study: Study, label: str) -> bool:
-    """Whether a rate of `full` can be told from the scorer's errors at any alpha."""
-    found = rates(study, label, study.full)
-    return correction.is_measurable([corrected for _, corrected in found.values()])
+def is_measurable(study: Study, label: str, cells: pandas.DataFrame | None = None) -> bool:
+    """Whether a rate of `full` can be told from the scorer's errors at any alpha from 0 on."""
+    found = rates(study, label, study.full if cells is None else cells)
+    return correction.is_measurable([behind for a, (_, behind) in found.items() if a >= 0])
+
+
+def why_not(study: Study, label: str) -> str:
+    """Why a rate is not measurable."""
+    if not errors(study, label).of:
+        return "no held-out answer was labelled so, so that the scorer's errors are not known"
+    return "it is so rare that it cannot be told from the scorer's errors"
 
 
 def power_families(study: Study) -> int:
@@ -237,9 +262,11 @@ def law(study: Study) -> pandas.DataFrame:
     fixed value it is the mean over the steps of the answers at alpha 0.
     """
     rows = []
+    subset = study.arm("api_minus13")["pair_id"].unique()
+    lists = study.lists[study.lists["pair_id"].isin(subset)]
     for arm in study.arms:
         kind, _, top = arm.partition("_top")
-        floor = study.lists[f"floor_{top or 20}"] if (top or "20") in ("5", "20") else None
+        floor = lists[f"floor_{top or 20}"] if (top or "20") in ("5", "20") else None
         if kind in GAPS:
             gap = GAPS[kind]
         elif kind in FIXED_FILLS and floor is not None:
@@ -247,8 +274,8 @@ def law(study: Study) -> pandas.DataFrame:
         else:
             continue
         cells = stats.treatment(study.arm(arm))
-        small = cells["pair_id"].isin(study.arm("api_minus13")["pair_id"].unique())
-        for alpha, row in stats.dose(cells[small], "nll_a").iterrows():
+        cells = cells[cells["pair_id"].isin(subset)]
+        for alpha, row in stats.dose(cells, "nll_a").iterrows():
             if alpha > 0:
                 more = {"gap": gap, "gap_alpha": gap * alpha, "nll_a": row["mean"]}
                 more |= {"lower": row["lower"], "upper": row["upper"], "n": int(row["n"])}
@@ -321,7 +348,7 @@ def _signed(values: pandas.Series) -> str:
     return format_interval(intervals.interval(values), signed=True)
 
 
-def comparison_cells(study: Study) -> Cells:
+def comparison_cells(comparisons: Sequence[specificity.Comparison]) -> Cells:
     """A row per distance and control: the pairs' effect, the control's and their difference."""
     return [
         [
@@ -329,7 +356,7 @@ def comparison_cells(study: Study) -> Cells:
             *(format_interval(one, signed=True) for one in (c.pair, c.other)),
             format_test(c.difference, c.p),
         ]
-        for c in study.comparisons
+        for c in comparisons
     ]
 
 
@@ -472,12 +499,15 @@ def distance_cells(study: Study) -> Cells:
 
 def designs(study: Study) -> dict[tuple[str, int, int], list[str]]:
     """By alphas, samples and pairs: the arms, and those of controls, that were swept so."""
-    found: dict[tuple[str, int, int], list[str]] = {}
+    swept: dict[tuple[str, int, int], list[float]] = {}
     frame = study.generations
     kinds = frame.assign(kind=frame["control"].where(frame["control"] != "null", ""))
-    for (arm, control), rows in kinds.groupby(["arm", "kind"], sort=False):
-        alphas = ", ".join(f"{alpha:g}" for alpha in sorted(rows["alpha"].unique()))
+    for (arm, control, alpha), rows in kinds.groupby(["arm", "kind", "alpha"], sort=False):
         name = f"`{arm}`" + f" of the control `{control}`" * bool(control)
         pairs = rows.loc[rows["control"] != "null", "pair_id"].nunique()
-        found.setdefault((alphas, rows["sample"].nunique(), pairs), []).append(name)
+        swept.setdefault((name, rows["sample"].nunique(), pairs), []).append(alpha)
+    found: dict[tuple[str, int, int], list[str]] = {}
+    for (name, samples, pairs), alphas in swept.items():
+        told = ", ".join(f"{alpha:g}" for alpha in sorted(alphas))
+        found.setdefault((told, samples, pairs), []).append(name)
     return found

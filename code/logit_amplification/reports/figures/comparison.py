@@ -77,7 +77,8 @@ def draw_path(run: dict[str, Any], records: Sequence[Record]) -> Figure:
     )
     with matplotlib.rc_context(STYLE):
         size = (12, 2 + 4 * len(groups))
-        figure, grid = canvas(size, findings.changed(frame, "log_ratio_a_b"), run, records)
+        title = findings.changed(groups[0][0][1], "log_ratio_a_b")
+        figure, grid = canvas(size, title, run, records)
         every = grid.subplots(len(groups), 2, squeeze=False)
         handles = {}
         for axes, arms, (across, up, title) in [

@@ -11,7 +11,7 @@ from ...logits.vocabulary import MEASURES
 
 def changed(frame: pandas.DataFrame, name: str) -> str:
     """Whether a measure rises or falls at the largest alpha, against alpha 0."""
-    largest, label = frame["alpha"].max(), MEASURES[name].label
+    largest, label = stats.treatment(frame)["alpha"].max(), MEASURES[name].label
     label = label[0].upper() + label[1:]
     row = _difference(frame, name)
     if row is None:
@@ -42,7 +42,7 @@ def likelihood(frame: pandas.DataFrame) -> str:
 
 def incoherence(frame: pandas.DataFrame) -> str:
     """How many answers are incoherent at the largest alpha, arm by arm."""
-    largest = frame["alpha"].max()
+    largest = stats.treatment(frame)["alpha"].max()
     shares = {
         arm: stats.dose(cells, "incoherent")["mean"].get(largest)
         for arm, cells in stats.treatment(frame).groupby("arm", sort=False)
@@ -53,7 +53,7 @@ def incoherence(frame: pandas.DataFrame) -> str:
 
 def _difference(frame: pandas.DataFrame, name: str) -> pandas.Series | None:
     table = stats.paired_difference(frame, name)
-    largest = frame["alpha"].max()
+    largest = stats.treatment(frame)["alpha"].max()
     if largest <= 0 or largest not in table.index or pandas.isna(table.loc[largest, "lower"]):
         return None
     return table.loc[largest]

@@ -23,7 +23,8 @@ from .style import COLOURS, MARKERS, MEAN, NULL, STYLE, canvas, legend_below, on
 
 def draw_all(run: dict[str, Any], records: Sequence[Record]) -> dict[str, Figure]:
     """Return every figure by its name; those of one arm are of the arm swept first."""
-    first = [record for record in records if record["arm"] == records[0]["arm"]]
+    finished = stats.without_errors(records) or records
+    first = [record for record in records if record["arm"] == finished[0]["arm"]]
     return {
         "response_length_analysis": draw_response_length(run, first),
         "logits_analysis": draw_logits(run, first),

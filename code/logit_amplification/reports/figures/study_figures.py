@@ -32,10 +32,11 @@ def draw_specificity(study: Study) -> Figure:
     rows = study.contrasts
     word = study_tables.verdict(study)
     with matplotlib.rc_context(STYLE):
-        figure = _figure((11, 5), f"What grows with amplification is {word}", study)
+        figure = _figure((11, 5), f"What grows with amplification: {word}", study)
         for axes, controls in zip(figure.subplots(1, 2, sharey=True), PANELS, strict=True):
             for kind in (specificity.PAIR, *controls):
-                _path(axes, rows[rows["kind"] == kind], kind)
+                if (rows["kind"] == kind).any():
+                    _path(axes, rows[rows["kind"] == kind], kind)
             axes.axhline(0, color="#7F7F7F", linewidth=0.8)
             axes.set(
                 xlabel="KL(sampled ‖ A) beyond alpha 0, nats per token",
@@ -102,7 +103,12 @@ def draw_law(study: Study) -> Figure:
     found = found[(found["k"] == 20) & (found["gap"] >= 0)]
     names = list(found.groupby("arm")["gap"].first().sort_values().index)
     with matplotlib.rc_context(STYLE):
-        figure = _figure((11, 5), "Gap times alpha decides how unlikely the text becomes", study)
+        told = study_tables.law_correlations(study)
+        title = (
+            f"How unlikely the text becomes: rank correlation {told['gap_alpha']:.2f} with gap x "
+            f"alpha, {told['alpha']:.2f} with alpha"
+        )
+        figure = _figure((11, 5), title, study)
         for axes, across in zip(
             figure.subplots(1, 2, sharey=True), ("alpha", "gap_alpha"), strict=True
         ):
@@ -120,7 +126,7 @@ def draw_law(study: Study) -> Figure:
                 )
             axes.set(ylabel="NLL under A, nats per token")
         figure.axes[0].set(xlabel="alpha", title="Against alpha: a curve per fill")
-        figure.axes[1].set(xlabel="gap x alpha, nats", title="Against gap x alpha: one curve")
+        figure.axes[1].set(xlabel="gap x alpha, nats", title="Against gap x alpha: all fills")
         figure.axes[1].set_xscale("symlog", linthresh=1)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
