@@ -259,29 +259,6 @@ def test_power_is_that_of_the_paired_t_test_and_of_mcnemars():
     assert math.isnan(intervals.power(1).deviations) and math.isnan(intervals.power(5).share)
 
 
-def test_common_random_numbers_take_the_luck_of_the_draw_out_of_a_difference():
-    """Draws that share all their luck differ by the effect only; independent ones by both."""
-    generator = numpy.random.default_rng(0)
-    records = []
-    for pair in range(40):
-        for sample, luck in enumerate(generator.normal(0, 1, 8)):
-            for alpha in (0.0, 1.0):
-                value = luck + alpha + generator.normal(0, 0.1)
-                records.append(make_record(f"p{pair}", alpha, sample=sample, nll_a=value))
-    row = stats.crn_variance(stats.to_frame(records), "nll_a").loc[1.0]
-    assert row["n"] == 40
-    assert row["common"] == pytest.approx(0.02, rel=0.2)
-    assert row["independent"] == pytest.approx(2.02, rel=0.2)
-
-
-def test_one_sample_says_nothing_about_the_luck_of_the_draw():
-    _, records = make_sweep({"a": [1, 2], "b": [3, 4]})
-    assert stats.crn_variance(stats.to_frame(records), "nll_a").empty
-
-
-# ---------------------------------------------------------------------------------------- tables
-
-
 def test_samples_of_a_pair_are_averaged_before_pairs_are():
     """Ten draws of one pair are no ten pairs."""
     records = [make_record("a", 0.0, sample=s, nll_a=float(s)) for s in range(11)]

@@ -251,29 +251,6 @@ def trend(frame: pandas.DataFrame, measure: str) -> Trend | None:
     return Trend(interval(slopes), float(scipy_stats.page_trend_test(table.to_numpy()).pvalue))
 
 
-def crn_variance(frame: pandas.DataFrame, measure: str) -> pandas.DataFrame:
-    """Return, per alpha, the variance of a draw's difference to alpha 0, with two kinds of draws.
-
-    `common`: both with the same random numbers, as swept; `independent`: with numbers of their own,
-    where the variances of both draws add. Each is a variance over the samples of a pair, averaged
-    over n pairs with at least two. One arm's rows.
-    """
-    table = treatment(frame).pivot_table(
-        index=["pair_id", "sample"], columns="alpha", values=measure
-    )
-    rows = {}
-    for alpha in table.columns.difference([0.0]) if 0.0 in table else []:
-        both = table[[alpha, 0.0]].dropna()
-        both = both[both.groupby(level="pair_id")[0.0].transform("size") > 1]
-        if len(both):
-            parts = both.assign(difference=both[alpha] - both[0.0])
-            within = parts.groupby(level="pair_id").var(ddof=1).mean()
-            independent = within[alpha] + within[0.0]
-            pairs = both.index.get_level_values("pair_id").nunique()
-            rows[alpha] = {"common": within["difference"], "independent": independent, "n": pairs}
-    return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("alpha")
-
-
 def changed_share(records: Sequence[Record], *, null: bool = False) -> pandas.DataFrame:
     """Return, per alpha, the share of draws with an answer other than at alpha 0, token for token.
 

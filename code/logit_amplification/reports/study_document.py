@@ -26,7 +26,7 @@ from ..evaluation.wording import (
     format_test,
     power_sentence,
 )
-from . import study_tables
+from . import study_cells, study_tables
 from .study_tables import Study
 
 TEMPLATE = Path(__file__).with_suffix(".md.j2")
@@ -38,7 +38,7 @@ POINT = re.compile(r"(?:\*|\d+\.) ")  # how a point of a list begins
 def write_document(study: Study) -> str:
     """Return docs/RESULTS_ANALYSIS.md."""
     given = {"study": study, "tables": study_tables, "stats": stats, "outcomes": outcomes}
-    given |= {"specificity": specificity, "intervals": intervals}
+    given |= {"specificity": specificity, "intervals": intervals, "cells": study_cells}
     functions = {f.__name__: f for f in (error_rates, power_sentence)}
     text = _environment().get_template(TEMPLATE.name).render(given | functions)
     return "\n".join(_wrapped(text)) + "\n"

@@ -1,0 +1,223 @@
+"""The cells of the tables of docs/RESULTS_ANALYSIS.md: every number a text already, in one form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas
+
+from ..evaluation import intervals, outcomes, specificity, stats
+from ..evaluation.wording import against_margin, format_change, format_interval, format_test
+from .study_tables import (
+    BASE,
+    DISTANCES,
+    LIMITS,
+    SHORT,
+    Study,
+    arm_at_distance,
+    arm_change,
+    change,
+    excess,
+    law,
+    rates,
+    shared_draws,
+)
+
+Cells = list[list[Any]]
+
+
+def heads(numbers: Sequence[float], of: str = "alpha") -> list[str]:
+    """A column's head for every number."""
+    return [f"{of} {number:g}" for number in numbers]
+
+
+def dose_cells(study: Study, names: Sequence[str], alphas: Sequence[float]) -> Cells:
+    """A row per measure of `full`: its mean at every alpha."""
+    doses = {name: stats.dose(study.full, name) for name in names}
+    return [
+        [SHORT[name], *(format_interval(table.loc[alpha]) for alpha in alphas)]
+        for name, table in doses.items()
+    ]
+
+
+def attribute_cells(study: Study, alphas: Sequence[float]) -> Cells:
+    """A row per category: what is declared, A minus B, and the change from alpha 0 at each alpha.
+
+    In standard deviations of unamplified texts; intervals over the families of a category.
+    """
+    rows = []
+    own = study.contrasts[study.contrasts["kind"] == specificity.PAIR]
+    for category, cells in [("all", own), *own.groupby("category", sort=False)]:
+        table = stats.by_family_and_alpha(cells, "z")
+        named = (
+            ", ".join(sorted(cells["measure"].unique())) if category != "all" else "each its own"
+        )
+        told = [_signed(table[0.0] - table[-1.0])]
+        told += [_signed(table[alpha] - table[0.0]) for alpha in alphas]
+        rows.append([category, named, cells["family"].nunique(), *told])
+    return rows
+
+
+def _signed(values: pandas.Series) -> str:
+    return format_interval(intervals.interval(values), signed=True)
+
+
+def comparison_cells(comparisons: Sequence[specificity.Comparison]) -> Cells:
+    """A row per distance and control: the pairs' effect, the control's and their difference."""
+    return [
+        [
+            *(f"{c.distance:g}", f"`{c.control}`"),
+            *(format_interval(one, signed=True) for one in (c.pair, c.other)),
+            format_test(c.difference, c.p),
+        ]
+        for c in comparisons
+    ]
+
+
+def slope_cells(study: Study) -> Cells:
+    """A row per control: the pairs' slope minus the control's in the mixed model."""
+    return [[f"`{s.control}`", format_test(s.slope, s.p)] for s in study.slopes]
+
+
+def reading_cells(study: Study) -> Cells:
+    """A row per question of the readings: agreement, kappa, and how our score agrees with both."""
+    rows = []
+    for row in study.readings.to_dict("records"):
+        kappa = f"{row['kappa']:.2f} [{row['lower']:.2f}, {row['upper']:.2f}]"
+        scored = ["", ""]
+        if isinstance(row["attribute"], str):
+            scored = [row["attribute"], f"{row['right']:.2f} of {int(row['n_agreed'])}"]
+        rows.append([row["question"], int(row["n"]), f"{row['agreed']:.2f}", kappa, *scored])
+    return rows
+
+
+def error_cells(found: pandas.DataFrame) -> Cells:
+    """A row per kind of labelled answer: what it was called, and the share of errors."""
+    counts = ["used for the limits", "kind", "is", "n"]
+    counts += [f"called {label}" for label in outcomes.LABELS]
+    return [
+        [*row[counts], f"{row['errors']:.2f} [{row['lower']:.2f}, {row['upper']:.2f}]"]
+        for _, row in found.iterrows()
+    ]
+
+
+def rate_cells(study: Study, label: str, cells: pandas.DataFrame) -> Cells:
+    """A row per alpha: the observed share of an outcome, and the corrected rate."""
+    return [
+        [f"{alpha:g}", format_interval(observed), format_interval(behind)]
+        for alpha, (observed, behind) in rates(study, label, cells).items()
+        if alpha >= 0
+    ]
+
+
+def margin_cells(study: Study) -> Cells:
+    """A row per alpha of `full`: changes from alpha 0, and what they say about the margins."""
+    rows = []
+    for alpha in study.amplified:
+        worse, unlikely = change(study, "incoherent", alpha), change(study, "nll_a", alpha)
+        told = [format_change(worse.row), against_margin(worse.estimate, intervals.MARGIN_SHARE)]
+        told += [
+            format_change(unlikely.row),
+            against_margin(unlikely.estimate, intervals.MARGIN_NLL),
+        ]
+        rows.append([f"{alpha:g}", *told])
+    return rows
+
+
+def limit_cells(study: Study, arms: Sequence[str], alpha: float) -> Cells:
+    """A row per arm: the share of incoherent answers, were the limit of the excess NLL another."""
+    rows = []
+    frame = shared_draws(study, [BASE, *arms])
+    for arm in (BASE, *arms):
+        cells = frame[(frame["arm"] == arm) & (frame["alpha"] == alpha)]
+        # The evidence of an incoherent answer names every limit that it is beyond.
+        otherwise = cells["evidence"].str.contains("repeated|non-words|no text")
+        otherwise &= cells["outcome"] == "incoherent"
+        beyond = [(otherwise | (excess(study, cells) > limit)).astype(float) for limit in LIMITS]
+        shares = [stats.estimate(cells.assign(incoherent=b), "incoherent") for b in beyond]
+        rows.append([f"`{arm}`", *map(format_interval, shares)])
+    return rows
+
+
+def arm_cells(study: Study, arms: Sequence[str], alpha: float) -> Cells:
+    """A row per arm: minus `full` at one alpha, with margins, and where both are equally far."""
+    rows = []
+    for arm in arms:
+        worse = arm_change(study, "incoherent", arm, alpha)
+        equal = arm_at_distance(study, "nll_a", arm)
+        rows.append(
+            [
+                f"`{arm}`",
+                format_change(worse.row),
+                against_margin(worse.estimate, intervals.MARGIN_SHARE),
+                format_change(arm_change(study, "nll_a", arm, alpha).row),
+                format_change(equal) if equal else "no alphas near it",
+                against_margin(equal, intervals.MARGIN_NLL) if equal else "",
+            ]
+        )
+    return rows
+
+
+def law_cells(study: Study) -> Cells:
+    """A row per fill, list length and alpha, by gap x alpha."""
+    return [
+        [f"`{r.arm}`", r.k, f"{r.gap:.1f}", f"{r.alpha:g}", f"{r.gap_alpha:.1f}", _of_row(r)]
+        for r in law(study).itertuples()
+    ]
+
+
+def _of_row(row: Any) -> str:
+    return format_interval({"mean": row.nll_a, "lower": row.lower, "upper": row.upper})
+
+
+def graded_cells(study: Study) -> Cells:
+    """A row per pair of the category `graded`: how far A and B are apart, how far it moves."""
+    full = stats.treatment(study.full)
+    full = full[full["category"] == "graded"]
+    apart, moved = stats.by_pair(full, "kl_a_b")[0.0], stats.by_pair(full, "kl_amplified_a")
+    return [
+        [name, f"{apart[name]:.2f}", *(f"{moved.loc[name, a]:.2f}" for a in study.amplified)]
+        for name in apart.index
+    ]
+
+
+def type_cells(study: Study, alpha: float) -> Cells:
+    """A row per category: changes of `full` from alpha 0 at one alpha."""
+    names = ("log_ratio_a_b", "nll_a", "incoherent")
+    return [
+        [category, *(format_change(change(study, name, alpha, cells).row) for name in names)]
+        for category, cells in stats.treatment(study.full).groupby("category", sort=False)
+    ]
+
+
+def distance_cells(study: Study) -> Cells:
+    """A row per distance: the alpha that reaches it, over the pairs."""
+    end = f"above {study.alpha_profiles['alpha'].max():g}"
+    rows = []
+    for name in DISTANCES:
+        column = study.alpha_at_distance[name]
+        found = column.dropna()
+        most = f"{found.max():.2f}" if len(found) == len(column) else end
+        spread = f"{found.min():.2f} to {most}" if len(found) else ""
+        median = column.fillna(math.inf).median()
+        shown = f"{median:.2f}" if math.isfinite(median) else end
+        rows.append([name, shown, spread, f"{len(found)} of {len(column)}"])
+    return rows
+
+
+def designs(study: Study) -> dict[tuple[str, int, int], list[str]]:
+    """By alphas, samples and pairs: the arms, and those of controls, that were swept so."""
+    swept: dict[tuple[str, int, int], list[float]] = {}
+    frame = study.generations
+    kinds = frame.assign(kind=frame["control"].where(frame["control"] != "null", ""))
+    for (arm, control, alpha), rows in kinds.groupby(["arm", "kind", "alpha"], sort=False):
+        name = f"`{arm}`" + f" of the control `{control}`" * bool(control)
+        pairs = rows.loc[rows["control"] != "null", "pair_id"].nunique()
+        swept.setdefault((name, rows["sample"].nunique(), pairs), []).append(alpha)
+    found: dict[tuple[str, int, int], list[str]] = {}
+    for (name, samples, pairs), alphas in swept.items():
+        told = ", ".join(f"{alpha:g}" for alpha in sorted(alphas))
+        found.setdefault((told, samples, pairs), []).append(name)
+    return found
