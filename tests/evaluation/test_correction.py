@@ -61,4 +61,3 @@ def test_errors_are_counted():
         }
     )
     assert errors_of(scored, "incoherent") == (1, 2, 1, 3)
-    assert errors_of(scored, "incoherent").sensitivity == 0.5

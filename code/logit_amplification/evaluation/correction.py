@@ -20,16 +20,6 @@ class Errors(NamedTuple):
     false_alarms: int
     of_others: int
 
-    @property
-    def sensitivity(self) -> float:
-        """The share of what is so that it finds."""
-        return self.found / self.of if self.of else numpy.nan
-
-    @property
-    def false_alarm_rate(self) -> float:
-        """The share of what is not so that it takes for it."""
-        return self.false_alarms / self.of_others if self.of_others else numpy.nan
-
 
 def errors_of(scored: pandas.DataFrame, label: str) -> Errors:
     """Count the errors of one label on answers with columns `label` (the truth) and `found`."""

@@ -104,7 +104,7 @@ def recommendations(run: dict[str, Any], records: Sequence[Record]) -> list[str]
         "sampled texts in 16 bit.",
         f"Check: {_null_sentence(of_arm)}",
         f"Power: {power_sentence(stats.treatment(frame)['family'].nunique())}",
-        f"Next: {_next_sentence(run, frame)}",
+        f"Next: {_next_sentence(frame)}",
     ]
     for number, text in enumerate(points, start=1):
         indent = " " * len(f"{number}. ")
@@ -218,7 +218,7 @@ def arm_points(frame: pandas.DataFrame, base: str) -> list[str]:
     return points
 
 
-def _next_sentence(run: dict[str, Any], frame: pandas.DataFrame) -> str:
+def _next_sentence(frame: pandas.DataFrame) -> str:
     """What to do after this run."""
     missing = []
     if frame["sample"].nunique() < 4:

@@ -32,7 +32,10 @@ def draw_specificity(study: Study) -> Figure:
     rows = study.contrasts
     word = study_tables.verdict(study)
     with matplotlib.rc_context(STYLE):
-        figure = _figure((11, 5), f"What grows with amplification: {word}", study)
+        families = rows["family"].nunique()
+        note = f"95 % intervals, {families} families"
+        title = f"What grows with amplification: {word}"
+        figure = _figure((11, 5), title, study, note)
         for axes, controls in zip(figure.subplots(1, 2, sharey=True), PANELS, strict=True):
             for kind in (specificity.PAIR, *controls):
                 if (rows["kind"] == kind).any():
@@ -43,7 +46,7 @@ def draw_specificity(study: Study) -> Figure:
                 ylabel="change of the declared attribute, SD",
                 title=f"Against {' and '.join(name.replace('_', ' ') for name in controls)}",
             )
-            axes.legend()
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     return figure
 
 
@@ -73,7 +76,10 @@ def draw_sensitivity(study: Study, arms: Sequence[str], alpha: float) -> Figure:
     frame = study_tables.shared_draws(study, [study_tables.BASE, *arms])
     with matplotlib.rc_context(STYLE):
         figure = _figure(
-            (7.5, 5), f"Incoherent answers at alpha {alpha:g}, by the limit that is set", study
+            (7.5, 5),
+            f"Incoherent answers at alpha {alpha:g}, by the limit that is set",
+            study,
+            "means over families",
         )
         axes = figure.subplots()
         for place, arm in enumerate((study_tables.BASE, *arms)):
@@ -108,7 +114,8 @@ def draw_law(study: Study) -> Figure:
             f"How unlikely the text becomes: rank correlation {told['gap_alpha']:.2f} with gap x "
             f"alpha, {told['alpha']:.2f} with alpha"
         )
-        figure = _figure((11, 5), title, study)
+        note = f"95 % intervals, {found['n'].max()} families"
+        figure = _figure((11, 5), title, study, note)
         for axes, across in zip(
             figure.subplots(1, 2, sharey=True), ("alpha", "gap_alpha"), strict=True
         ):
@@ -133,13 +140,10 @@ def draw_law(study: Study) -> Figure:
     return figure
 
 
-def _figure(size: tuple[float, float], title: str, study: Study) -> Figure:
+def _figure(size: tuple[float, float], title: str, study: Study, note: str) -> Figure:
     figure = Figure(figsize=size)
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
-    families = study_tables.power_families(study)
-    told = (
-        f"{study.run['model']['name']}, run {study.run['id']}; 95 % intervals, {families} families"
-    )
+    told = f"{study.run['model']['name']}, run {study.run['id']}; {note}"
     figure.text(0.99, 0.005, told, ha="right", size=7, color="#555555")
     figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
     return figure
