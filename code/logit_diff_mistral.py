@@ -47,7 +47,7 @@ def run(command: Command) -> None:
     from logit_amplification.records.files import refuse_unwritable
 
     refuse_unwritable(command)
-    pairs = read_pairs(command.prompts, command.controls)
+    pairs = read_pairs(command.prompts, command.controls, command.sources)
 
     from logit_amplification.models import advice, loading
     from logit_amplification.reports import artifacts

@@ -274,7 +274,7 @@ def engine_steps(subject: Subject, cells: Sequence[Cell], kind: str, _: int) -> 
 @torch.inference_mode()
 def bare_steps(subject: Subject, cells: Sequence[Cell], kind: str, _: int) -> float:
     """`model(...)` on the engine's own rows and memory, always the same token, nothing else."""
-    ((rows, _),) = fill_slots(subject, cells, STEPS, kind=kind).batches
+    (rows,) = fill_slots(subject, cells, STEPS, kind=kind).batches
     with attending(rows.model, rows.attention):
         started = time.perf_counter()
         for _ in range(STEPS - 1):

@@ -86,6 +86,21 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda", "mps"] = _knob(
         "auto", "where the model runs", "auto, cpu, cuda or mps"
     )
+    adapter: str = _knob(
+        "",
+        "amplify what an adapter changed: A is the model with it, B without",
+        "a folder with a PEFT adapter; without one A and B are read with the same weights",
+    )
+    model_b: str = _knob(
+        "",
+        "another checkpoint to hold A against: A is read with MODEL, B with this",
+        "a Hugging Face id, ID@REVISION, or a folder; its vocabulary must be that of MODEL",
+    )
+    model_base: str = _knob(
+        "",
+        "what the difference is added to, MODEL_BASE + alpha * (A - B), instead of A",
+        "a Hugging Face id, ID@REVISION, or a folder; its vocabulary must be that of MODEL",
+    )
     prompts: Path = _knob(
         shipped_file("prompt_pairs.csv"),
         "file of prompt pairs",
@@ -146,6 +161,12 @@ class Settings(BaseSettings):
     )
     data_dir: Path = _knob(data_folder(), "folder of the journal, JSON, CSV and TXT", "a folder")
     visualizations_dir: Path = _knob(visualizations_folder(), "folder of the figures", "a folder")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of the weights that A and B are read with, and those of a base of its own."""
+        b = "model_b" if self.adapter or self.model_b else "model"
+        return ("model", b, "model_base") if self.model_base else ("model", b)
 
     @field_validator("quantization", mode="before")
     @classmethod

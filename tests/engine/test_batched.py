@@ -415,13 +415,13 @@ def test_two_sets_of_weights_are_amplified_against_each_other(tiny, other, alpha
     assert not any(contrast.is_null for contrast in contexts.values())
 
 
-def test_pairs_that_disagree_about_their_weights_are_refused(tiny):
+def test_a_base_for_some_pairs_alone_is_refused(tiny):
     contexts = {
         "one": Contrast(Stream((1, 2)), Stream((1, 3))),
-        "two": Contrast(Stream((1, 2)), Stream((1, 3), "other")),
+        "two": Contrast(Stream((1, 2)), Stream((1, 3)), Stream((1, 4))),
     }
-    engine = BatchedEngine({"model": tiny.model, "other": tiny.model}, 2)
-    with pytest.raises(BadInput, match="the pairs of one run are read with"):
+    engine = BatchedEngine(tiny.model, 2)
+    with pytest.raises(BadInput, match="some pairs of a run have a base and some have none"):
         list(engine.generate([Cell("one", 0.0, 0)], contexts, Request(GREEDY, 0, 3)))
 
 

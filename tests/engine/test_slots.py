@@ -181,7 +181,7 @@ def test_on_a_gpu_the_graph_makes_the_tokens_of_the_cpu(tiny_folder, tiny_run):
 
 def test_a_slots_bytes_are_those_of_its_memory(tiny):
     length = 100
-    rows = step.Rows(tiny.model, 2, length)
+    rows = step.Rows(tiny.model, torch.zeros(2, tiny.model.config.vocab_size), length)
     held = sum(part.nbytes for layer in rows.layers for part in (layer.keys, layer.values))
     assert slots.slot_bytes([tiny.model] * 2, length)["keys_and_values"] == held
 

@@ -146,7 +146,7 @@ def test_auto_says_that_there_is_no_compiler(tiny, settings, monkeypatch, capsys
 
 def test_a_null_pair_is_read_once(filled):
     slots = filled("packed")
-    rows, _ = slots.batches[0]
+    rows = slots.batches[0]
     assert sum(length > 0 for length in rows.lengths) == 7  # of four pairs, one of them null
     seen = go_on(slots)
     assert torch.equal(seen[:, 0, 3], seen[:, 1, 3])  # "null" stands in the last of the slots
@@ -155,13 +155,13 @@ def test_a_null_pair_is_read_once(filled):
 
 def test_rows_at_the_end_are_left_out_and_no_bit_changes(filled, monkeypatch):
     few = filled("packed")
-    rows, _ = few.batches[0]
+    rows = few.batches[0]
     assert rows.fewer == [4, 8, 12] and len(rows.lengths) == 16
     seen = go_on(few)
     assert rows.fed == 8 or rows.same_bits[8] is False
     monkeypatch.setattr(step, "fewer_rows", lambda rows: [])
     whole = filled("packed")
-    assert torch.equal(go_on(whole), seen) and whole.batches[0][0].fed == 16
+    assert torch.equal(go_on(whole), seen) and whole.batches[0].fed == 16
 
 
 def test_gaps_are_closed_when_a_cell_ends(filled):
@@ -170,7 +170,7 @@ def test_gaps_are_closed_when_a_cell_ends(filled):
         go_on(one, count=2)
     slots.clear(0)
     slots.clear(1)
-    rows, _ = slots.batches[0]
+    rows = slots.batches[0]
     assert max(row for row, length in enumerate(rows.lengths) if length) == 6
     after, expected = (go_on(one)[:, :, 2:] for one in (slots, untouched))
     assert torch.equal(after, expected)
@@ -187,7 +187,7 @@ def test_rows_that_would_round_otherwise_are_all_fed(filled, monkeypatch):
     )
     slots = filled("packed")
     assert torch.equal(go_on(slots), whole)
-    rows, _ = slots.batches[0]
+    rows = slots.batches[0]
     assert rows.fed == 16 and rows.same_bits == {8: False, 12: False}
 
 

@@ -116,7 +116,7 @@ def test_the_fingerprint_changes_with_either_chat():
         ("p.csv", HEADER + ",c,Hi,,,\n", "line 2: id is empty"),
         ("p.csv", HEADER + "p,,Hi,,,\n", "line 2: category is empty"),
         ("p.csv", HEADER + "p,c,Hi,,,\np,c,Ho,,,\n", "line 3: the id 'p' is used twice"),
-        ("p.csv", HEADER + "p,c,Hi,,,,,,,,,extra\n", "line 2: more cells"),
+        ("p.csv", HEADER + "p,c,Hi" + 40 * "," + "extra\n", "line 2: more cells"),
         ("p.csv", HEADER + 'p,c,"Hi,,,\n', "line 2"),
         ("p.csv", "id,category,a_user,colour\np,c,Hi,red\n", "unknown column 'colour'"),
         ("p.csv", HEADER.encode() + b"p,c,\xff\xfe,,,\n", "not UTF-8"),

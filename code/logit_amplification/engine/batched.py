@@ -7,7 +7,7 @@ shape. The engine knows token ids, not text.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
@@ -44,7 +44,8 @@ def described(forwards: int, step: str) -> dict[str, Any]:
 class BatchedEngine:
     """All pairs, alphas, samples and arms together in one batch of slots.
 
-    model: the weights, or a mapping from names of sources to weights, which share a vocabulary.
+    model: the weights, or a mapping from names of sources to weights, which share a vocabulary and
+    a device.
     forwards: 1 runs all rows that share weights together, 2 each stream's apart. step: `auto`,
     `eager`, `packed` or `compiled` (`kind_of_step`). When the device runs out of memory, what is
     finished stays finished, the other cells are made with half as many slots, and on_out_of_memory
@@ -136,13 +137,19 @@ class Batch:
 
     def __init__(self, engine: BatchedEngine, contexts: Mapping[str, Contrast], request: Request):
         self.contexts, self.request, self.sources = contexts, request, engine.sources
-        models = _models(engine.sources, contexts)
+        models = rows_of_a_slot(engine.sources, contexts.values())
         device, slots, new_tokens = models[0].device, engine.slots, request.max_new_tokens
         streams = [stream for contrast in contexts.values() for stream in contrast.streams]
         longest = max(len(stream.ids) for stream in streams) + new_tokens
         self.prefixes = Prefixes(most=slots * len(models))
-        together = engine.forwards == 1
-        self.slots = Slots(models, slots, longest, together=together, kind=engine.kind)
+        self.slots = Slots(
+            models,
+            slots,
+            longest,
+            streams=_streams(contexts),
+            together=engine.forwards == 1,
+            kind=engine.kind,
+        )
         self.active: dict[int, Generation] = {}
         at_once = ROWS_AT_ONCE.get(device.type, slots)
         self.parts = [slice(first, first + at_once) for first in range(0, slots, at_once)]
@@ -208,7 +215,7 @@ class Batch:
         rows = torch.zeros(len(self.tokens), len(PER_TOKEN) + 1, device=self.tokens.device)
         for part in self.parts:
             if any(self.arms[part]):
-                a, b = self.slots.logits(part)
+                a, b = anchor_and_reference(self.slots.logits(part))
                 amplified = self._amplified(self.request.rule, a, b, part)
                 drawn = self.request.sampler(amplified, numbers[part])
                 self.tokens[part] = drawn.tokens
@@ -228,12 +235,31 @@ class Batch:
         return amplified
 
 
-def _models(sources: Mapping[str, Any], contexts: Mapping[str, Contrast]) -> list[Any]:
-    """Return the weights of each stream. Raises BadInput when pairs disagree about them."""
-    used = {tuple(one.source for one in contrast.streams) for contrast in contexts.values()}
-    if len(used) > 1:
-        raise BadInput(f"the pairs of one run are read with {sorted(used)}; allowed: one way")
-    return [sources[name] for name in used.pop()]
+def rows_of_a_slot(sources: Mapping[str, Any], contexts: Iterable[Contrast]) -> list[Any]:
+    """Return the weights of the rows that a slot must have to take any of these contrasts."""
+    most: Counter[str] = Counter()
+    for contrast in contexts:
+        most |= Counter(stream.source for stream in set(contrast.streams))
+    return [sources[name] for name in sources for _ in range(most[name])]
+
+
+def _streams(contexts: Mapping[str, Contrast]) -> int:
+    """Return how many streams a contrast has. Raises BadInput when they disagree."""
+    numbers = {len(contrast.streams) for contrast in contexts.values()}
+    if len(numbers) > 1:
+        raise BadInput("some pairs of a run have a base and some have none; allowed: all or none")
+    return numbers.pop()
+
+
+def anchor_and_reference(logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return what a rule takes for A and B: these, or of (base, A, B) the base and its like.
+
+    base + alpha * (A - B) is base + alpha * (base - reference) with reference = base - (A - B).
+    """
+    if len(logits) == 2:
+        return logits[0], logits[1]
+    base, a, b = logits
+    return base, base - (a - b)
 
 
 def append_token(

@@ -132,6 +132,7 @@ class LayerShape(NamedTuple):
 class Prefix:
     """A prefilled context: its keys and values per layer, and the logits after its last token."""
 
+    model: Any  # that has read it
     layers: list[tuple[Tensor, Tensor]]  # each (kv_heads, length, dim); of a window: its end
     logits: Tensor  # (vocab,) float32
     length: int
@@ -141,7 +142,7 @@ def prefill(model: Any, ids: tuple[int, ...]) -> Prefix:
     """Read one context alone, at its own length, with the model's own attention."""
     logits, cache = next_logits(model, ids)
     layers = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
-    return Prefix(layers, logits[0], len(ids))
+    return Prefix(model, layers, logits[0], len(ids))
 
 
 @torch.inference_mode()

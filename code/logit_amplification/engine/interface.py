@@ -25,21 +25,26 @@ class Stream:
 
 @dataclass(frozen=True)
 class Contrast:
-    """The stream to amplify and the one to hold it against. The first is the measures' anchor."""
+    """The stream to amplify, the one to hold it against, and what the difference is added to.
+
+    base: A itself where it is None. With one, amplified = base + alpha * (A - B).
+    """
 
     a: Stream
     b: Stream
+    base: Stream | None = None
 
     @classmethod
     def of(cls, encoded: EncodedPair) -> Contrast:
         """Return the contrast of a pair whose chats are token ids."""
-        sides = zip((encoded.ids_a, encoded.ids_b), encoded.pair.sources, strict=True)
+        ids = encoded.ids_a, encoded.ids_b, encoded.ids_base
+        sides = zip(ids, encoded.pair.sources, strict=False)  # no source, no base
         return cls(*(Stream(tuple(ids), source) for ids, source in sides))
 
     @property
     def streams(self) -> tuple[Stream, ...]:
         """The streams that every sampled token is appended to, the anchor first."""
-        return self.a, self.b
+        return (self.a, self.b) if self.base is None else (self.base, self.a, self.b)
 
     @property
     def is_null(self) -> bool:

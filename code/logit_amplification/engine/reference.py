@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import BadInput
 from ..logits.amplification import amplify
 from ..logits.measures import measure_step
 from ..logits.sampling import Draw
@@ -64,8 +65,9 @@ class LoopEngine:
     ) -> Iterator[Generation]:
         """Yield each cell's generation when it is finished."""
         for cell in cells:
-            a, b = contexts[cell.pair_id].streams
-            assert a.source == b.source == MODEL
+            a, b = contexts[cell.pair_id].streams[-2:]
+            if {a.source, b.source} != {MODEL}:
+                raise BadInput("a loop of your own reads one model; allowed: no ADAPTER or MODEL_B")
             generation = Generation(cell, slots=1)
             for step in self.loop(
                 self.model,

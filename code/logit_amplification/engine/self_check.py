@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput
+from ..models.adapters import without_adapter
 from .cache import cache_layout, prefill, watching_attention
 from .forward import next_logits
 from .slots import Slots
@@ -64,22 +65,24 @@ def refuse_if_unlike(model: Any, step: str = "eager") -> None:
 def divergence(model: Any, step: str = "eager") -> tuple[float, list[int | None]]:
     """Return the mean KL(by itself || in slots), and the sliding window of each layer of a step.
 
-    Two contexts of random tokens go on greedily, by themselves and as the rows of one forward.
+    Two contexts of random tokens go on greedily, by themselves and as the rows of one forward; with
+    an adapter that has a gate the second goes past it.
     """
+    models = [model, without_adapter(model)]
     random = torch.Generator().manual_seed(0)
     vocabulary = text_config(model).vocab_size
     contexts = [
         tuple(torch.randint(vocabulary, (length,), generator=random).tolist()) for length in LENGTHS
     ]
-    slots = Slots([model, model], 1, max(LENGTHS) + STEPS, kind=step)
-    slots.fill(0, [prefill(model, ids) for ids in contexts])
+    slots = Slots(models, 1, max(LENGTHS) + STEPS, kind=step)
+    slots.fill(0, [prefill(own, ids) for own, ids in zip(models, contexts, strict=True)])
     caches: list[Any] = [None, None]
     fed: list[list[int]] = [list(ids) for ids in contexts]
     found: list[Tensor] = []
     for _ in range(STEPS):
         own = []
         for number, ids in enumerate(fed):
-            logits, caches[number] = next_logits(model, ids, caches[number])
+            logits, caches[number] = next_logits(models[number], ids, caches[number])
             own.append(logits)
         found += [_kl(*both) for both in zip(own, slots.logits(), strict=True)]
         token = own[0].argmax(-1)

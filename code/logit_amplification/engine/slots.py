@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from ..models import sizes
+from ..models.adapters import gate_of, without_adapter
 from .cache import Prefix, cache_layout
-from .step import Rows, text_config
+from .step import Rows, text_config, whole_blocks
 
 
 class Slots:
-    """`slots` generations side by side; stream n of all of them is read with `models[n]`.
+    """`slots` generations side by side, each with a row for each of `models`.
 
-    Streams of one slot that are the same (a null pair's) are one row.
+    A stream takes a row that reads with its weights. Streams of one slot that are the same (a null
+    pair's) are one row.
     """
 
     def __init__(
@@ -29,61 +31,85 @@ class Slots:
         slots: int,
         longest: int,
         *,
+        streams: int | None = None,
         together: bool = True,
         kind: str = "eager",
     ):
-        """Take a model per stream; together: those of one model are the rows of one forward."""
+        """Take the models of a slot's rows; together: rows of one model share a forward.
+
+        A model and the same with an adapter share one too where the adapter has a gate.
+        streams: of a slot, if not one for each of the models.
+        """
         self.slots = slots
-        groups: dict[Any, list[int]] = {}  # the streams of each forward
-        for stream, model in enumerate(models):
-            groups.setdefault(id(model) if together else stream, []).append(stream)
-        self.batches = []
-        self.rows: list[Rows] = [None] * len(models)  # of each stream
-        for streams in groups.values():
-            rows = Rows(models[streams[0]], slots * len(streams), longest, kind)
-            self.batches.append((rows, streams))
-            for stream in streams:
-                self.rows[stream] = rows
+        groups: dict[Any, list[Any]] = {}  # the models of each forward
+        for place, model in enumerate(models):
+            groups.setdefault(id(without_adapter(model)) if together else place, []).append(model)
+        counts = [whole_blocks(slots * len(sharing)) for sharing in groups.values()]
+        # A row's number is its place among the rows of all forwards.
+        self.offsets = [sum(counts[:place]) for place in range(len(counts))]
         device = models[0].device
-        self.at = torch.zeros(len(models), slots, dtype=torch.long, device=device)
-        self.slot_of = {id(rows): torch.zeros_like(rows.positions) for rows, _ in self.batches}
+        self.all_logits = torch.zeros(sum(counts), text_config(models[0]).vocab_size, device=device)
+        self.batches = []
+        for sharing, logits in zip(groups.values(), self.all_logits.split(counts), strict=True):
+            adapted = next((model for model in sharing if gate_of(model)), sharing[0])
+            self.batches.append(Rows(adapted, logits, longest, kind))
+        self.at = torch.zeros(streams or len(models), slots, dtype=torch.long, device=device)
+        self.slot_of = torch.zeros(sum(counts), dtype=torch.long, device=device)
 
     def fill(self, slot: int, prefixes: Sequence[Prefix]) -> None:
         """Put a prefilled context per stream into a slot."""
-        self._occupy(slot, prefixes, Rows.fill)
+        used: set[int] = set()
+
+        def put(prefix: Prefix) -> int:
+            fitting = [n for n, rows in enumerate(self.batches) if rows.reads(prefix.model)]
+            # In forwards of their own, two streams of a slot go into two of them.
+            place = min(fitting, key=lambda n: n in used)
+            used.add(place)
+            return self.offsets[place] + self.batches[place].fill(prefix)
+
+        self._occupy(slot, prefixes, put)
 
     def copy(self, source: int, target: int) -> None:
         """Give a slot the contexts of another one: from here on they go different ways."""
-        self._occupy(target, self.at[:, source].tolist(), Rows.copy)
 
-    def _occupy(self, slot: int, contexts: Sequence[Any], put: Callable[[Rows, Any], int]) -> None:
+        def put(row: int) -> int:
+            rows, offset = self._home(row)
+            return offset + rows.copy(row - offset)
+
+        self._occupy(target, self.at[:, source].tolist(), put)
+
+    def _occupy(self, slot: int, contexts: Sequence[Any], put: Callable[[Any], int]) -> None:
         made: dict[Any, int] = {}
-        for stream, (rows, context) in enumerate(zip(self.rows, contexts, strict=True)):
+        for stream, context in enumerate(contexts):
             # Equal contexts are one object, or one row.
-            key = id(rows), context if isinstance(context, int) else id(context)
+            key = context if isinstance(context, int) else id(context)
             if key not in made:
-                made[key] = put(rows, context)
-                self.slot_of[id(rows)][made[key]] = slot
+                made[key] = put(context)
+                self.slot_of[made[key]] = slot
             self.at[stream, slot] = made[key]
+
+    def _home(self, row: int) -> tuple[Rows, int]:
+        """The rows that a row is one of, and the number of the first."""
+        place = max(n for n, offset in enumerate(self.offsets) if offset <= row)
+        return self.batches[place], self.offsets[place]
 
     def clear(self, slot: int) -> None:
         """Leave a slot idle."""
-        for rows, row in zip(self.rows, self.at[:, slot].tolist(), strict=True):
-            rows.clear(row)
+        for row in self.at[:, slot].tolist():
+            rows, offset = self._home(row)
+            rows.clear(row - offset)
 
     def forward(self, tokens: Tensor) -> None:
         """Append one token per slot, tokens (slots,), to all of its streams."""
-        for rows, streams in self.batches:
-            slot_of = self.slot_of[id(rows)]
+        for rows, offset in zip(self.batches, self.offsets, strict=True):
             for source, target in rows.close_gaps().items():
-                slot_of[target] = slot_of[source]
-                for stream in streams:
-                    self.at[stream].masked_fill_(self.at[stream] == source, target)
-            rows.forward(tokens[slot_of])
+                self.slot_of[offset + target] = self.slot_of[offset + source]
+                self.at.masked_fill_(self.at == offset + source, offset + target)
+            rows.forward(tokens[self.slot_of[offset : offset + len(rows.lengths)]])
 
     def logits(self, slots: slice | int = slice(None)) -> tuple[Tensor, ...]:
         """What comes next in each stream of these slots, each (slots, vocab) float32."""
-        return tuple(rows.logits[at[slots]] for rows, at in zip(self.rows, self.at, strict=True))
+        return tuple(self.all_logits[at[slots]] for at in self.at)
 
 
 def slot_bytes(models: Sequence[Any], length: int) -> dict[str, int]:

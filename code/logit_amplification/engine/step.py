@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from ..errors import BadInput
+from ..models.adapters import gate_of
 from ..models.sizes import STEP, round_up
 from .cache import Prefix, SlotLayer, attending, cache_layout
 from .cpu.compiled import CompiledCache, can_compile, compiled_copy, has_compiler
@@ -72,16 +73,19 @@ class Rows:
     The memory of all rows is `window` positions long. On the CPU it follows the row that stands
     furthest: a third of a step goes into reading it. Elsewhere it is as long as a row can get.
     Rows in use are the first ones, and no more than need be are fed where that changes no bit.
+    Those of a model with an adapter may be read without it: they pass its gate by.
     """
 
-    def __init__(self, model: Any, rows: int, longest: int, kind: str = "eager"):
-        rows = whole_blocks(rows)
-        self.model = model_of_step(model, kind)
+    def __init__(self, model: Any, logits: Tensor, longest: int, kind: str = "eager"):
+        """Take the memory for the next logits of each row, (rows, vocab) float32."""
+        rows, self.logits = len(logits), logits
+        self.source, self.model = model, model_of_step(model, kind)
         self.window = round_up(longest)
         self.lengths = [0] * rows  # how many positions a row has filled; 0 when it is idle
         self.tokens = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
         self.positions = torch.zeros(rows, dtype=torch.long, device=model.device)
         self.growing = torch.zeros_like(self.positions)  # 1 where a row is in use
+        self.adapted = torch.ones_like(self.positions, dtype=torch.bool)
         self.layers = [
             SlotLayer(self.positions, shape, self.window, model.dtype)
             for shape in cache_layout(model)
@@ -89,16 +93,21 @@ class Rows:
         compiled = kind == "compiled"
         self.attention = "slots_compiled" if compiled else "slots"
         self.cache = CompiledCache(self.layers) if compiled else Cache(self.layers)
-        self.logits = torch.zeros(rows, text_config(model).vocab_size, device=model.device)
         self.uncaptured = model.device.type in CAPTURED  # until the first step
         self.graph: torch.cuda.CUDAGraph | None = None
         self.fed = rows  # how many take part in a step
         self.fewer = fewer_rows(rows) if can_be_fewer(model, kind) else []
         self.same_bits: dict[int, bool] = {}  # as all rows have, by the number that is fed
 
+    def reads(self, model: Any) -> bool:
+        """Whether rows of this model can be among these."""
+        gate = gate_of(self.source)
+        return model is self.source or (gate is not None and model is gate.base)
+
     def fill(self, prefix: Prefix) -> int:
         """Put a prefilled context into an idle row; return which."""
         row = self._begin(prefix.length)
+        self.adapted[row] = prefix.model is self.source
         for layer, (keys, values) in zip(self.layers, prefix.layers, strict=True):
             layer.fill(row, keys, values, prefix.length)
         self.positions[row] = prefix.length
@@ -111,7 +120,7 @@ class Rows:
         row = self._begin(self.lengths[source])
         for layer in self.layers:
             layer.copy(source, row)
-        for state in (self.positions, self.growing, self.logits):
+        for state in (self.positions, self.growing, self.logits, self.adapted):
             state[row] = state[source]
         return row
 
@@ -198,7 +207,11 @@ class Rows:
         reach = torch.arange(self.window, device=positions.device)
         hidden = (reach > positions)[:, None, None]
         mask = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -torch.inf)
-        with self.cache.attended() if isinstance(self.cache, CompiledCache) else nullcontext():
+        gate = gate_of(self.model)
+        with (
+            self.cache.attended() if isinstance(self.cache, CompiledCache) else nullcontext(),
+            gate.open_to(self.adapted[: self.fed]) if gate else nullcontext(),
+        ):
             logits, _ = cached_forward(
                 self.model,
                 self.cache,

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from ..locations import DEMO, MISTRAL, cache_folder
 from ..progress import Bar
 from ..settings import Settings
 from . import hardware, hub, sizes
+from .adapters import adapter_config, with_adapter
 from .local import DEMO_INSTALL, DEMO_PACKAGE, WANTED_FILES, read_json
-from .spec import ModelSpec, model_spec
+from .spec import ModelSpec, model_spec, other_spec
 
 BAR_AFTER = 2.0  # seconds: a small model needs no bar
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt(3)
@@ -34,18 +35,37 @@ M_MMAP_THRESHOLD = -3  # of glibc's mallopt(3)
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A causal language model in evaluation mode, its tokenizer, and where both came from."""
+    """A causal language model in evaluation mode, its tokenizer, and where both came from.
+
+    others: what its contexts may be held against, by the names of sources: `model_b`, B's weights,
+    and `model_base`, what the difference is added to.
+    """
 
     model: Any
     tokenizer: Any
     stop_ids: frozenset[int]
     max_positions: int
     info: dict[str, Any] = field(repr=False)  # what can change a token, for the record
+    others: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def device(self) -> torch.device:
         """The device that input ids are put on."""
         return self.model.device
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """All weights by the name of their source, the model's own first."""
+        return {"model": self.model, **self.others}
+
+    def weight_bytes(self) -> int:
+        """Return what all weights take, in bytes, those that sources share once."""
+        parts = {
+            id(part): part.nbytes
+            for source in self.sources.values()
+            for part in (*source.parameters(), *source.buffers())
+        }
+        return sum(parts.values())
 
 
 def load_model(
@@ -55,15 +75,69 @@ def load_model(
     quantization: str | None = None,
     dtype: str | None = None,
     device: str | None = None,
+    adapter: str | Path | None = None,
+    model_b: str | Path | None = None,
+    model_base: str | Path | None = None,
 ) -> LoadedModel:
     """Load a model: `demo`, a Hugging Face id, a folder with safetensors, or what settings name.
+
+    adapter: a folder with a PEFT adapter; A is the model with it, B without. model_b: another model
+    with the same vocabulary, which B is read with. model_base: one that the difference is added to.
 
     The keywords take the place of what settings say. By default the demo model is not quantised
     and others are in `8bit`; `revision`, `dtype` and `device` are chosen (`auto`). Raises BadInput
     when there is no such model, or when it cannot be loaded here.
     """
     choices = {"revision": revision, "quantization": quantization, "dtype": dtype, "device": device}
-    return _load(model_spec(model, **choices))
+    others = {"adapter": adapter, "model_b": model_b, "model_base": model_base}
+    choices |= {name: value if value is None else str(value) for name, value in others.items()}
+    spec = model_spec(model, **choices)
+    loaded = _load(spec)
+    if spec.adapter:
+        loaded = _adapted(loaded, Path(spec.adapter).expanduser())
+    for setting in ("model_b", "model_base"):
+        if name := getattr(spec, setting):
+            loaded = _beside(loaded, setting, _load(other_spec(spec, name)))
+    return loaded
+
+
+def _adapted(loaded: LoadedModel, folder: Path) -> LoadedModel:
+    """The model with an adapter, and without it as what it is held against."""
+    trained_on = adapter_config(folder).get("base_model_name_or_path") or "an unnamed model"
+    if Path(trained_on).name != Path(loaded.info["name"]).name:
+        print(f"The adapter {folder.name} says that it was trained on {trained_on}")
+    adapted = with_adapter(loaded.model, folder)
+    made_of = {"name": folder.name, "files_sha256": hash_weights(folder)}
+    return replace(
+        loaded,
+        model=adapted,
+        info=loaded.info | {"adapter": made_of},
+        others={"model_b": loaded.model},
+    )
+
+
+def _beside(loaded: LoadedModel, setting: str, other: LoadedModel) -> LoadedModel:
+    """Put another model's weights beside. Raises BadInput unless a token is the same to both."""
+    names = loaded.info["name"], other.info["name"]
+    sizes_of_vocabulary = loaded.info["vocabulary"], other.info["vocabulary"]
+    if len(set(sizes_of_vocabulary)) > 1:
+        raise BadInput(
+            f"{setting.upper()} = {names[1]!r}: {sizes_of_vocabulary[1]} logits, and {names[0]!r} "
+            f"has {sizes_of_vocabulary[0]}; allowed: the same vocabulary"
+        )
+    ours, theirs = loaded.tokenizer.get_vocab(), other.tokenizer.get_vocab()
+    if ours != theirs:
+        token = min(set(ours.items()) ^ set(theirs.items()), key=lambda item: item[1])[0]
+        raise BadInput(
+            f"{setting.upper()} = {names[1]!r}: the token {token!r:.40} has another id than in "
+            f"{names[0]!r}; allowed: the same vocabulary with the same ids"
+        )
+    return replace(
+        loaded,
+        max_positions=min(loaded.max_positions, other.max_positions),
+        info=loaded.info | {setting: other.info},
+        others=loaded.others | {setting: other.model},
+    )
 
 
 def _load(spec: ModelSpec) -> LoadedModel:
@@ -102,8 +176,6 @@ def _load(spec: ModelSpec) -> LoadedModel:
         except Exception as error:  # what a damaged or foreign folder raises is not one type
             told = f"cannot be loaded: {type(error).__name__}: {_first_line(error)}"
             raise BadInput(f"MODEL = {spec.model!r} {told}") from error
-    if not tokenizer.chat_template:
-        raise BadInput(f"MODEL = {spec.model!r}: its tokenizer has no chat template")
     model.requires_grad_(False).eval()
     config = model.config.get_text_config()
     info = {
@@ -114,7 +186,9 @@ def _load(spec: ModelSpec) -> LoadedModel:
         "device": device.type,
         "parameters": model.num_parameters(),
         "vocabulary": config.vocab_size,
-        "chat_template_sha256": hashlib.sha256(tokenizer.chat_template.encode()).hexdigest(),
+        "chat_template_sha256": hashlib.sha256(
+            (tokenizer.chat_template or "").encode()
+        ).hexdigest(),
     }
     positions = config.max_position_embeddings
     window = getattr(config, "sliding_window", None)

@@ -1,4 +1,4 @@
-"""Which model is to be loaded, and how: a name and four choices, checked before any work."""
+"""Which model is to be loaded, how, and what it is held against; checked before any work."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..locations import DEMO
 from ..settings import Settings
 
 CHOICES = ("quantization", "dtype", "device")
+OTHERS = ("adapter", "model_b", "model_base")  # "" where there is none
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class ModelSpec:
     quantization: str | None = None
     dtype: str = "auto"
     device: str = "auto"
+    adapter: str = ""
+    model_b: str = ""
+    model_base: str = ""
 
     def __post_init__(self):
         usual = "none" if self.model == DEMO else "8bit"
@@ -34,7 +38,8 @@ class ModelSpec:
         for name in (field.name for field in fields(self)):
             value, setting = getattr(self, name), Settings.model_fields[name]
             known = get_args(setting.annotation) if name in CHOICES else None
-            if not isinstance(value, str) or not value or (known and value not in known):
+            missing = not value and name not in OTHERS
+            if not isinstance(value, str) or missing or (known and value not in known):
                 allowed = setting.json_schema_extra["allowed"]
                 raise BadInput(f"{name.upper()} = {value!r:.60}; allowed: {allowed}")
 
@@ -53,3 +58,10 @@ def model_spec(model: Any, **choices: str | None) -> ModelSpec:
     if not all(hasattr(model, name) for name in names):
         raise BadInput(f"MODEL = {model!r:.60}; allowed: a name, a folder, or settings")
     return ModelSpec(**({name: getattr(model, name) for name in names} | given))
+
+
+def other_spec(spec: ModelSpec, name: str) -> ModelSpec:
+    """Return the spec of MODEL_B or MODEL_BASE: `ID`, or `ID@REVISION`, loaded as the model is."""
+    model, _, revision = name.partition("@")
+    choices = {choice: getattr(spec, choice) for choice in CHOICES}
+    return ModelSpec(model, revision or "auto", **choices)

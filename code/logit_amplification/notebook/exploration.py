@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..engine.batched import Batch, BatchedEngine, Pending
+from ..engine.batched import Batch, BatchedEngine, Pending, anchor_and_reference
 from ..engine.forward import next_logits
 from ..engine.interface import Cell, Contrast, Generation, Request
 from ..errors import BadInput
@@ -61,7 +61,9 @@ class Exploration:
             max_positions=self.model.max_positions,
         )
         streams = Contrast.of(self.encoded).streams
-        self.first = tuple(next_logits(self.model.model, one.ids)[0][0] for one in streams)
+        sources = self.model.sources
+        read = [next_logits(sources[one.source], one.ids)[0][0] for one in streams]
+        self.first = anchor_and_reference(read)
         self.clear()
 
     def clear(self) -> None:
@@ -125,7 +127,7 @@ class Exploration:
         pair = self.encoded.pair
         cells = [Cell(pair.id, alpha, 0, origin=pair.origin) for alpha in alphas]
         of_sweeps = {"forwards": self.settings.forwards, "step": self.settings.step}
-        engine = BatchedEngine(self.model.model, len(cells), **of_sweeps)
+        engine = BatchedEngine(self.model.sources, len(cells), **of_sweeps)
         request = Request.of(self.settings, self.model.stop_ids, rule=self.rule)
         batch = Batch(engine, {pair.id: Contrast.of(self.encoded)}, request)
         batch.refill(Pending(cells))
@@ -137,6 +139,6 @@ class Exploration:
         dtype = self.model.model.dtype
         for slot in batch.active:
             # What came from 16 bit goes back into 16 bit as it was.
-            rows = batch.slots.logits(slot)
+            rows = anchor_and_reference(batch.slots.logits(slot))
             made[slot].logits.append(tuple(row.to("cpu", dtype, copy=True) for row in rows))
         batch.step()

@@ -22,7 +22,7 @@ from ..logits.amplification import Rule, amplify
 from ..logits.next_token import HIGH, LOW, STEP
 from ..logits.vocabulary import PER_TOKEN
 from ..models.loading import LoadedModel
-from ..prompts.pairs import Message, PromptPair, make_pair
+from ..prompts.pairs import Message, PromptPair, is_raw, make_pair, prefill_of
 from ..reports.figures.token_view import FULL_COLOUR, shade
 from ..settings import Settings, load_settings
 from .exploration import Exploration, Text, first_difference
@@ -77,8 +77,11 @@ class Explorer:
         self.columns: list[TextColumn] = []
         self.pair = widgets.Dropdown(description="Pair", options=list(self.pairs))
         self.fields = {
-            (side, role): _field(f"{side}, {role}") for side in "AB" for role in ("system", "user")
+            (side, role): _field(f"{side}, {role}")
+            for side in "AB"
+            for role in ("system", "user", "prefill")
         }
+        self.raw = {side: _raw_box(side) for side in "AB"}
         self.alpha = widgets.FloatSlider(
             value=0.0, min=LOW, max=HIGH, step=STEP, description="alpha", readout_format=".2f"
         )
@@ -111,7 +114,10 @@ class Explorer:
 
     def _laid_out(self) -> Any:
         sides = [
-            widgets.VBox([self.fields[side, "system"], self.fields[side, "user"]]) for side in "AB"
+            widgets.VBox(
+                [*(field for (of, _), field in self.fields.items() if of == side), self.raw[side]]
+            )
+            for side in "AB"
         ]
         for side in sides:
             side.layout.flex = "1 1 50%"
@@ -142,6 +148,8 @@ class Explorer:
     def _listen(self) -> None:
         self.pair.observe(lambda _: self._pair_chosen(), "value")
         self.alpha.observe(lambda _: self._redraw(), "value")
+        for side, box in self.raw.items():
+            box.observe(lambda _, side=side: self._raw_chosen(side), "value")
         actions = {
             "read": self._read,
             "first": self._look,
@@ -178,8 +186,16 @@ class Explorer:
     def _show_pair(self) -> None:
         pair = self.pairs[self.pair.value]
         for side, chat in (("A", pair.a), ("B", pair.b)):
+            begun = prefill_of(chat)
             self.fields[side, "system"].value = _system(chat)
-            self.fields[side, "user"].value = chat[-1]["content"]
+            self.fields[side, "user"].value = chat[-2 if begun else -1]["content"]
+            self.fields[side, "prefill"].value = begun
+            self.raw[side].value = is_raw(chat)
+
+    def _raw_chosen(self, side: str) -> None:
+        """A raw text stands alone."""
+        for role in ("system", "prefill"):
+            self.fields[side, role].disabled = self.raw[side].value
 
     def _read(self) -> None:
         self.state.read(self._written_pair())
@@ -190,11 +206,14 @@ class Explorer:
         pair = self.pairs[self.pair.value]
         chats = {
             side.lower(): _edited(
-                chat, self.fields[side, "system"].value, self.fields[side, "user"].value
+                chat,
+                *(self.fields[side, role].value for role in ("system", "user", "prefill")),
+                raw=self.raw[side].value,
             )
             for side, chat in (("A", pair.a), ("B", pair.b))
         }
-        written = make_pair({"id": TYPED, "category": TYPED, **chats}, TYPED)
+        row = {"id": TYPED, "category": TYPED, **chats}
+        written = make_pair(row, TYPED, pair.sources)
         return pair if (written.a, written.b) == (pair.a, pair.b) else written
 
     def _look(self, text: Text | None = None, place: int = 0) -> None:
@@ -343,11 +362,17 @@ def parse_alphas(text: str) -> list[float]:
     return alphas
 
 
-def _edited(chat: Sequence[Message], system: str, user: str) -> list[Message]:
-    """A chat with another system text and another last message; turns in between stay."""
-    turns = [dict(message) for message in chat if message["role"] != "system"]
+def _edited(
+    chat: Sequence[Message], system: str, user: str, prefill: str, *, raw: bool
+) -> list[Message]:
+    """A chat with another system text, last message and prefill; turns in between stay."""
+    if raw:
+        return [{"role": "raw", "content": user}]
+    turns = [dict(message) for message in chat if message["role"] in ("user", "assistant")]
+    before = turns[: -2 if prefill_of(chat) else -1]
     first = [{"role": "system", "content": system}] if system.strip() else []
-    return [*first, *turns[:-1], {"role": "user", "content": user}]
+    begun = [{"role": "assistant", "content": prefill}] if prefill.strip() else []
+    return [*first, *before, {"role": "user", "content": user}, *begun]
 
 
 def _system(chat: Sequence[Message]) -> str:
@@ -357,6 +382,14 @@ def _system(chat: Sequence[Message]) -> str:
 def _readable(token: str) -> str:
     """What stands on a token's button: never nothing."""
     return token.replace("\n", "⏎") or "·"
+
+
+def _raw_box(side: str) -> Any:
+    return widgets.Checkbox(
+        description=f"{side} is raw text",
+        tooltip="the user's text goes to the model as it is, without a chat template",
+        indent=False,
+    )
 
 
 def _field(label: str) -> Any:

@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BadInput
-from .pairs import Message, PromptPair
+from .pairs import Message, PromptPair, is_raw, prefill_of
 
 MARK = "\ue000{}\ue001"  # from Unicode's private use area: no template writes it
 
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """The token ids of the chats, each ending where the assistant's answer begins."""
+    """The token ids of the chats, each ending where the assistant's answer begins or goes on."""
 
     pair: PromptPair
     ids_a: tuple[int, ...]
     ids_b: tuple[int, ...]
     ids_p: tuple[int, ...] | None = None  # of A's paraphrase
+    ids_base: tuple[int, ...] | None = None  # of what the difference is added to
 
 
 def is_mistral_v1(tokenizer: Any) -> bool:
@@ -75,10 +76,21 @@ def encode_pairs(
     by_turns = is_mistral_v1(tokenizer)
     keep_role = not by_turns and accepts_system_role(tokenizer)
 
-    def encode(pair: PromptPair, chat: Sequence[Message], side: str) -> tuple[int, ...]:
+    def read(chat: Sequence[Message]) -> list[int]:
+        if is_raw(chat):  # as it is: what looks like a control token is one
+            return tokenizer(chat[0]["content"])["input_ids"]
         chat = list(chat) if keep_role else fold_system(chat)
+        if by_turns:
+            return _mistral_v1_ids(tokenizer, chat)
+        if not tokenizer.chat_template:
+            raise ValueError("there is none; allowed: a raw text")
+        begun = prefill_of(chat)
+        ids = _template_ids(tokenizer, chat[:-1] if begun else chat)
+        return ids + _text_ids(tokenizer, begun) if begun else ids
+
+    def encode(pair: PromptPair, chat: Sequence[Message], side: str) -> tuple[int, ...]:
         try:
-            ids = tuple((_mistral_v1_ids if by_turns else _template_ids)(tokenizer, chat))
+            ids = tuple(read(chat))
         except Exception as error:
             raise BadInput(
                 f"pair {pair.id!r}, {side}: the chat template refuses it: {error}"
@@ -94,7 +106,9 @@ def encode_pairs(
 
     def encoded(pair: PromptPair) -> EncodedPair:
         sides = encode(pair, pair.a, "a"), encode(pair, pair.b, "b")
-        return EncodedPair(pair, *sides, pair.paraphrase and encode(pair, pair.paraphrase, "p"))
+        p = pair.paraphrase and encode(pair, pair.paraphrase, "p")
+        base = encode(pair, pair.base or pair.a, "base") if len(pair.sources) > 2 else None
+        return EncodedPair(pair, *sides, p, base)
 
     return [encoded(pair) for pair in pairs]
 
@@ -135,7 +149,8 @@ def _mistral_v1_ids(tokenizer: Any, chat: Sequence[Message]) -> list[int]:
             ids += _text_ids(tokenizer, f"{space}[INST] {message['content']} [/INST]")
         else:
             ids += _text_ids(tokenizer, space + message["content"])
-            ids.append(tokenizer.eos_token_id)
+            if message is not chat[-1]:  # else the answer goes on
+                ids.append(tokenizer.eos_token_id)
     return ids
 
 

@@ -22,7 +22,7 @@ def with_controls(pairs: Sequence[PromptPair], controls: Sequence[str]) -> list[
         others = DERIVED[control](plain)
         if not others:
             raise BadInput(f"CONTROLS = {control}: no pair of this prompt file allows it")
-        for pair, (a, b) in others:
+        for pair, (a, b), sources in others:
             name, category = f"{pair.id}~{control}", f"{NULL_CATEGORY}: {control}"
             made.append(
                 PromptPair(
@@ -31,6 +31,8 @@ def with_controls(pairs: Sequence[PromptPair], controls: Sequence[str]) -> list[
                     attribute=pair.attribute,
                     derived=control,
                     origin=pair.id,
+                    sources=sources,
+                    base=pair.base,
                 )
             )
     if len({pair.id for pair in made}) < len(made):
@@ -38,11 +40,11 @@ def with_controls(pairs: Sequence[PromptPair], controls: Sequence[str]) -> list[
     return made
 
 
-Derived = list[tuple[PromptPair, tuple[tuple[Message, ...], tuple[Message, ...]]]]
+Derived = list[tuple[PromptPair, tuple[tuple[Message, ...], tuple[Message, ...]], tuple[str, ...]]]
 
 
 def _swapped(pairs: Sequence[PromptPair]) -> Derived:
-    return [(pair, (pair.b, pair.a)) for pair in pairs]
+    return [(p, (p.b, p.a), (p.sources[1], p.sources[0], *p.sources[2:])) for p in pairs]
 
 
 def _shuffled(pairs: Sequence[PromptPair]) -> Derived:
@@ -53,12 +55,17 @@ def _shuffled(pairs: Sequence[PromptPair]) -> Derived:
         bs = [pairs[(first + step) % len(pairs)].b for step in range(len(pairs))]
         other = next((b for b in bs if b not in (pair.a, pair.b)), None)
         if other is not None:
-            made.append((pair, (pair.a, other)))
+            made.append((pair, (pair.a, other), pair.sources))
     return made
 
 
 def _paraphrase(pairs: Sequence[PromptPair]) -> Derived:
-    return [(pair, (pair.a, pair.paraphrase)) for pair in pairs if pair.paraphrase]
+    """Both read with A's weights: what other words alone do."""
+    return [
+        (pair, (pair.a, pair.paraphrase), (pair.sources[0], pair.sources[0], *pair.sources[2:]))
+        for pair in pairs
+        if pair.paraphrase
+    ]
 
 
 DERIVED = {"swapped": _swapped, "shuffled": _shuffled, "paraphrase": _paraphrase}

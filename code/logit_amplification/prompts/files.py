@@ -9,22 +9,27 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
 from ..locations import DEMO, shipped_file
 from .controls import NULL_CATEGORY, with_controls
-from .pairs import PromptPair, make_pair
+from .pairs import ONE_MODEL, PromptPair, make_pair
 
 
-def read_pairs(path: str | Path | None = None, controls: Sequence[str] = ()) -> list[PromptPair]:
+def read_pairs(
+    path: str | Path | None = None,
+    controls: Sequence[str] = (),
+    sources: tuple[str, ...] = ONE_MODEL,
+) -> list[PromptPair]:
     """Read the pairs of a .csv, .json or .jsonl file; a null pair is added when it has none.
 
     The null pair (category `control`) holds the first pair's A against itself: a control that alpha
     must not move. path: None is the built-in file, "demo" those of its pairs that are enough to see
-    what the workbench does. controls: see `with_controls`. Raises BadInput naming the file and the
-    row.
+    what the workbench does. controls: see `with_controls`. sources: the weights that A and B are
+    read with, as `Settings.sources` has them. Raises BadInput naming the file and the row.
     """
     subset = DEMO if path is not None and str(path) == DEMO else ""
     path = shipped_file("prompt_pairs.csv") if path is None or subset else Path(path)
@@ -33,7 +38,7 @@ def read_pairs(path: str | Path | None = None, controls: Sequence[str] = ()) -> 
     for place, row in _rows(path):
         if subset and row.get("subset") != subset:
             continue
-        pair = make_pair(row, f"{path.name}, {place}")
+        pair = make_pair(row, f"{path.name}, {place}", sources)
         if pair.id in seen:
             raise BadInput(
                 f"{path.name}, {place}: the id {pair.id!r} is used twice; ids are unique"
@@ -45,7 +50,9 @@ def read_pairs(path: str | Path | None = None, controls: Sequence[str] = ()) -> 
     if not any(pair.control == "null" for pair in pairs):
         if "null-control" in seen:
             raise BadInput(f"{path.name}: the id 'null-control' is kept for the pair with A = B")
-        pairs.append(PromptPair("null-control", NULL_CATEGORY, pairs[0].a, pairs[0].a))
+        first, same = pairs[0], (sources[0], *sources[:1], *sources[2:])
+        null = PromptPair("null-control", NULL_CATEGORY, first.a, first.a, sources=same)
+        pairs.append(replace(null, base=first.base))
     return with_controls(pairs, controls)
 
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BadInput
 from .attribute import Attribute, parse_attribute
 
-Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": "..."}
+Message = dict[str, str]  # {"role": "system" | "user" | "assistant" | "raw", "content": "..."}
 
-CHATS = ("a_user", "b_user", "a_system", "b_system", "p_user", "p_system")
+ROLES = ("user", "system", "prefill", "raw")
+LISTS = ("a", "b", "p", "base")  # A, B, A's paraphrase, and what the difference is added to
+CHATS = (
+    *("a_user", "b_user", "a_system", "b_system", "p_user", "p_system"),
+    *("a_prefill", "b_prefill", "p_prefill", "a_raw", "b_raw", "p_raw"),
+    *(f"base_{role}" for role in ROLES),
+)
 COLUMNS = ("id", "category", *CHATS, "family", "subset", "attribute")
-FIELDS = (*COLUMNS, "a", "b", "p")
+FIELDS = (*COLUMNS, *LISTS)
+ONE_MODEL = ("model", "model")  # the names of the weights that A and B are read with
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,8 @@ class PromptPair:
     attribute: Attribute | None = None  # what A should have more of than B, declared beforehand
     derived: str = ""  # how `with_controls` made it
     origin: str = ""  # the pair that it was made from, whose random numbers it shares
-    sources: tuple[str, str] = ("model", "model")  # the weights that each chat is read with
+    sources: tuple[str, ...] = ONE_MODEL  # the weights that A, B and the base are read with
+    base: tuple[Message, ...] | None = None  # what is read with the base's weights, if not A's chat
 
     @property
     def control(self) -> str:
@@ -50,7 +58,7 @@ class PromptPair:
 
     @property
     def _sides(self) -> list[tuple[str, tuple[Message, ...]]]:
-        return list(zip(self.sources, (self.a, self.b), strict=True))
+        return list(zip(self.sources[:2], (self.a, self.b), strict=True))
 
     @property
     def fingerprint(self) -> str:
@@ -60,12 +68,17 @@ class PromptPair:
         """
         more = [] if set(self.sources) == {"model"} else [self.sources]
         more += [{"p": self.paraphrase}] if self.paraphrase else []
+        more += [{"base": self.base}] if self.base else []
         chats = json.dumps([self.a, self.b, *more], ensure_ascii=True, sort_keys=True)
         return hashlib.sha256(chats.encode()).hexdigest()[:16]
 
 
-def make_pair(row: Any, place: str) -> PromptPair:
-    """Build one pair out of a row of columns, or out of ready message lists under `a` and `b`."""
+def make_pair(row: Any, place: str, sources: tuple[str, ...] = ONE_MODEL) -> PromptPair:
+    """Build one pair out of a row of columns, or out of ready message lists under `a` and `b`.
+
+    sources: the weights that A, B and the base are read with. Where B has weights of its own, its
+    chat is A's unless the row gives one.
+    """
     if not isinstance(row, dict):
         raise BadInput(f"{place}: a pair is an object with {', '.join(FIELDS)}, not {row!r:.40}")
     if unknown := [str(name) for name in row if name not in FIELDS]:
@@ -80,38 +93,85 @@ def make_pair(row: Any, place: str) -> PromptPair:
         raise BadInput(f"{place}: {'category' if name else 'id'} is empty; every pair needs one")
     declared = parse_attribute(row.get("attribute") or "", place)
     family = (row.get("family") or "").strip()
-    pair = PromptPair(name, category, *_chats(row, name, place), family=family, attribute=declared)
+    a, b, paraphrase, base = _chats(row, name, place, sources)
+    pair = PromptPair(
+        *(name, category, a, b, paraphrase),
+        family=family,
+        attribute=declared,
+        sources=sources,
+        base=base,
+    )
     if pair.paraphrase == pair.a:
         raise BadInput(f"{place}: the paraphrase of the pair {name!r:.60} is its chat A, unchanged")
     return pair
 
 
-def _chats(row: Mapping[str, Any], name: str, place: str) -> Iterator[tuple[Message, ...] | None]:
-    """Yield A, B and, if there is one, the paraphrase of A."""
-    if any(side in row for side in "abp"):
+def _chats(
+    row: Mapping[str, Any], name: str, place: str, sources: tuple[str, ...]
+) -> tuple[tuple[Message, ...] | None, ...]:
+    """Return A, B, the paraphrase of A and the base's chat; the last two may be None."""
+    if any(side in row for side in LISTS):
         if extra := [column for column in CHATS if row.get(column)]:
             raise BadInput(f"{place}: give either message lists a and b or {extra[0]}, not both")
         a = _checked_chat(row.get("a"), f"{place}, a")
-        yield a
-        yield _checked_chat(row["b"], f"{place}, b") if "b" in row else a
-        yield _checked_chat(row["p"], f"{place}, p") if "p" in row else None
-        return
-    if not (row.get("a_user") or "").strip():
+        rest = (
+            _checked_chat(row[side], f"{place}, {side}") if side in row else None
+            for side in ("b", "p", "base")
+        )
+        b, paraphrase, base = rest
+        return a, b or a, paraphrase, base
+    given = {side: {role: row.get(f"{side}_{role}") or "" for role in ROLES} for side in LISTS}
+    a = given["a"]
+    if not (a["user"].strip() or a["raw"].strip()):
         raise BadInput(f"{place}: a_user is empty; the pair {name!r:.60} needs a user text")
-    yield _chat(row.get("a_system"), row["a_user"])
-    yield _chat(row.get("b_system"), row.get("b_user") or row["a_user"])
-    given = row.get("p_user"), row.get("p_system")
-    system, user = given[1] or row.get("a_system"), given[0] or row["a_user"]
-    yield _chat(system, user) if any(given) else None
+    own_weights = sources[1] != sources[0]
+    # B has no system text but its own, unless it is told apart by its weights alone.
+    b = a if own_weights and not any(given["b"].values()) else _filled(given["b"], a, "system")
+    chats = [a, b] + [
+        _filled(given[side], a) if any(given[side].values()) else None for side in ("p", "base")
+    ]
+    return tuple(chat and _chat(chat, place) for chat in chats)
 
 
-def _chat(system: str | None, user: str) -> tuple[Message, ...]:
-    messages = [{"role": "system", "content": system}] if system else []
-    return (*messages, {"role": "user", "content": user})
+def _filled(given: dict[str, str], a: dict[str, str], *but: str) -> dict[str, str]:
+    """A side's texts, those of A where it has none; the user's text or a raw one, not both."""
+    filled = {role: text or ("" if role in but else a[role]) for role, text in given.items()}
+    for role, other in (("user", "raw"), ("raw", "user")):
+        if given[role] and not given[other]:
+            filled[other] = ""
+    if given["raw"]:
+        filled["system"] = given["system"]
+    return filled
+
+
+def _chat(texts: dict[str, str], place: str) -> tuple[Message, ...]:
+    """The messages of a side; a raw text is one message, and stands alone."""
+    if texts["raw"]:
+        if other := [role for role in ROLES[:3] if texts[role]]:
+            raise BadInput(f"{place}: a raw text stands alone; allowed: no {other[0]} beside it")
+        return ({"role": "raw", "content": texts["raw"]},)
+    messages = [{"role": "system", "content": texts["system"]}] if texts["system"] else []
+    messages.append({"role": "user", "content": texts["user"]})
+    if texts["prefill"]:
+        messages.append({"role": "assistant", "content": texts["prefill"]})
+    return tuple(messages)
+
+
+def is_raw(chat: Sequence[Message]) -> bool:
+    """Whether a chat is a text that goes to the model as it is, without a chat template."""
+    return chat[0]["role"] == "raw"
+
+
+def prefill_of(chat: Sequence[Message]) -> str:
+    """Return the beginning of the answer that a chat gives, "" if it gives none."""
+    return chat[-1]["content"] if chat[-1]["role"] == "assistant" else ""
 
 
 def _checked_chat(messages: Any, place: str) -> tuple[Message, ...]:
-    """Hold a chat to: at most one system text, first; then user and assistant in turn."""
+    """Hold a chat to: at most one system text, first; then user and assistant in turn.
+
+    It may end with the beginning of an answer; a raw text stands alone.
+    """
     if not isinstance(messages, list) or not messages:
         raise BadInput(f"{place}: a list of messages is expected, not {messages!r:.40}")
     for message in messages:
@@ -122,10 +182,13 @@ def _checked_chat(messages: Any, place: str) -> tuple[Message, ...]:
         _refuse_surrogates(message["content"], f"{place}: a message")
     roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles
-    if len(turns) % 2 == 0 or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
+    if roles != ["raw"] and (
+        not turns or turns != (["user", "assistant"] * len(turns))[: len(turns)]
+    ):
         raise BadInput(
-            f"{place}: roles are {roles!r:.80}; allowed: system at most once and first, "
-            "then user and assistant in turn, ending with user"
+            f"{place}: roles are {roles!r:.80}; allowed: system at most once and first, then user "
+            "and assistant in turn (a last assistant text is what the answer begins with), or one "
+            "raw text"
         )
     return tuple(dict(message) for message in messages)
 

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from ..engine.batched import rows_of_a_slot
 from ..engine.cpu.compiled import can_compile, has_compiler
+from ..engine.interface import Contrast
 from ..engine.slots import slot_bytes
 from ..engine.step import kind_of_step
 from ..models import loading, sizes
 from ..models.loading import LoadedModel
-from ..prompts.chat import EncodedPair
 from ..records.journal import Kept
 from ..settings import Settings
 
@@ -28,14 +29,16 @@ def choose_step(
     `auto` compiles where the plan, not what is left of it, is long enough, and never changes the
     kind of a run that is_begun: kinds differ by rounding, and its cells would be made again.
     """
-    kind = kind_of_step(settings.step, [model.model])
+    kind = kind_of_step(settings.step, list(model.sources.values()))
     if settings.step != "auto" or kind == "eager" or is_begun(kind):
         return kind
     slots = sizes.MOST_AUTO_SLOTS["cpu"] if settings.slots == "auto" else settings.slots
     steps = cells * settings.max_new_tokens // slots
     if not is_begun("compiled") and steps < STEPS_WORTH_COMPILING:
         return kind
-    if not (has_compiler() and can_compile(model.model)):
+    if not all(map(can_compile, model.sources.values())):
+        return kind
+    if not has_compiler():
         print(f"{kind} steps: compiled ones need a C++ compiler, as g++, and it is not here")
         return kind
     print(f"compiled steps, for this sweep has some {steps}: the first one waits for the compiler")
@@ -45,7 +48,7 @@ def choose_step(
 def choose_slots(
     model: LoadedModel,
     settings: Settings,
-    encoded: Sequence[EncodedPair],
+    contrasts: Sequence[Contrast],
     found: Iterable[Kept],
     step: str,
 ) -> dict[str, Any]:
@@ -54,10 +57,10 @@ def choose_slots(
     `auto` is what memory allows, but no other number than the run was begun with if that fits: in
     16 bit another number rounds otherwise, and a cell made again should come out the same.
     """
-    longest = max(len(ids) for pair in encoded for ids in (pair.ids_a, pair.ids_b))
+    longest = max(len(stream.ids) for contrast in contrasts for stream in contrast.streams)
     length = longest + settings.max_new_tokens
-    each = slot_bytes([model.model] * 2, length)
-    weights = model.model.get_memory_footprint()
+    each = slot_bytes(rows_of_a_slot(model.sources, contrasts), length)
+    weights = model.weight_bytes()
     packed = weights if step != "eager" else 0  # once more, in another order
     free = max(0, loading.free_memory(model.device) - packed)
     number, chosen = settings.slots, "given"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..engine.batched import BatchedEngine
+from ..engine.batched import BatchedEngine, rows_of_a_slot
 from ..engine.interface import Cell, Contrast, Generation, Request
 from ..engine.slots import slot_bytes
 from ..errors import BadInput
@@ -43,7 +43,7 @@ class _Arguments(Settings):
 def generate(
     model: LoadedModel,
     a: str | Sequence[Message],
-    b: str | Sequence[Message],
+    b: str | Sequence[Message] | None = None,
     alphas: Sequence[float] | float = (0.0, 1.0),
     samples: int = 1,
     max_new_tokens: int = 40,
@@ -56,7 +56,8 @@ def generate(
 ) -> list[Answer]:
     """Return an answer to A, amplified against B, for every alpha and sample, in that order.
 
-    a, b: a user's text, or messages with role and content. samples: draws per alpha; the same
+    a, b: a user's text, or messages with role and content; a model diff needs no b, which is a
+    then. samples: draws per alpha; the same
     sample has the same random numbers at every alpha. temperature 0 is greedy, top_p 1 and top_k 0
     are off. arm: a variant of the rule, as in `Settings`. Nothing is written. Raises BadInput.
     """
@@ -73,8 +74,12 @@ def generate(
     )
     if len(settings.arms) > 1:
         raise BadInput(f"ARMS = {arm!r}; allowed: one")
-    chats = {"a": _messages(a), "b": _messages(b)}
-    pair = make_pair({"id": "generate", "category": "generate", **chats}, "generate")
+    names = tuple(model.sources)
+    sources = names if "model_b" in names else ("model", *names)
+    if b is None and "model_b" not in names:
+        raise BadInput("b is missing; allowed: without one, a model with ADAPTER or MODEL_B")
+    chats = {"a": _messages(a), "b": _messages(a if b is None else b)}
+    pair = make_pair({"id": "generate", "category": "generate", **chats}, "generate", sources)
     (encoded,) = encode_pairs(
         [pair],
         model.tokenizer,
@@ -105,12 +110,13 @@ def _made(
     rule: Rule,
 ) -> list[Generation]:
     """Hand the cells to the engine, as many side by side as fit."""
-    length = max(len(encoded.ids_a), len(encoded.ids_b)) + settings.max_new_tokens
-    each = sum(slot_bytes([model.model] * 2, length).values())
+    contrast = Contrast.of(encoded)
+    length = max(len(stream.ids) for stream in contrast.streams) + settings.max_new_tokens
+    each = sum(slot_bytes(rows_of_a_slot(model.sources, [contrast]), length).values())
     fitting = sizes.choose_slots(model.device.type, each, loading.free_memory(model.device))
-    engine = BatchedEngine(model.model, max(1, min(len(cells), fitting)))
+    engine = BatchedEngine(model.sources, max(1, min(len(cells), fitting)))
     request = Request.of(settings, model.stop_ids, rule=rule)
-    return list(engine.generate(cells, {encoded.pair.id: Contrast.of(encoded)}, request))
+    return list(engine.generate(cells, {encoded.pair.id: contrast}, request))
 
 
 def _answer(generation: Generation, encoded: EncodedPair, model: LoadedModel) -> Answer:

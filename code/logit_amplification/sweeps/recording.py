@@ -10,6 +10,7 @@ from ..logits.measures import measure_text
 from ..logits.vocabulary import PER_TOKEN
 from ..models.loading import LoadedModel
 from ..prompts.chat import EncodedPair, token_texts
+from ..prompts.pairs import is_raw, prefill_of
 from ..records.files import Record
 
 DIGITS = 6  # significant digits kept of a measure: float32 has no more
@@ -36,6 +37,8 @@ def make_record(generation: Generation, pair: EncodedPair, model: LoadedModel) -
         "alpha": cell.alpha,
         "sample": cell.sample,
         "arm": cell.arm,
+        **({"prefill": begun} if (begun := prefill_of(pair.pair.a)) else {}),
+        **({"raw": True} if is_raw(pair.pair.a) else {}),
         "text": text,
         "token_ids": ids,
         "n_tokens": len(ids),

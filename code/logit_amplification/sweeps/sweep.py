@@ -16,6 +16,7 @@ from ..evaluation.wording import power_sentence
 from ..logits.amplification import Rule, amplify
 from ..models import loading
 from ..models.loading import LoadedModel
+from ..models.spec import OTHERS
 from ..progress import SweepBar
 from ..prompts.chat import describe_chat, encode_pairs
 from ..prompts.pairs import PromptPair
@@ -62,6 +63,7 @@ def sweep(
 
     step = "eager" if loop else choose_step(model, settings, len(planned), is_begun)
     configuration = configured(step)
+    refuse_other_weights(pairs, model)
     encoded = encode_pairs(
         pairs,
         model.tokenizer,
@@ -69,13 +71,18 @@ def sweep(
         max_positions=model.max_positions,
     )
     by_id = {pair.pair.id: pair for pair in encoded}
+    contexts = {pair.pair.id: Contrast.of(pair) for pair in encoded}
     judge = find_judge(settings)  # a wrong name is told before the work, not after
     journal = Journal(settings.data_dir, run_id(configuration))
     _say_what_is_kept(journal, configuration)
     tokens = 0
     with journal.open(configuration) as writer:
         found = writer.found
-        batch = None if loop else choose_slots(model, settings, encoded, found.values(), step)
+        batch = (
+            None
+            if loop
+            else choose_slots(model, settings, list(contexts.values()), found.values(), step)
+        )
         journal.write("plan.json", plan)
         print(power_sentence(len({pair.unit for pair in pairs if not pair.control})))
         if rerun and found:
@@ -88,7 +95,6 @@ def sweep(
         with SweepBar(len(missing), settings.max_new_tokens) as bar, _told_what_is_kept(bar):
             engine = _engine(model, settings, loop, step, batch, bar)
             request = Request.of(settings, model.stop_ids, rule=rule, on_step=bar.update)
-            contexts = {pair.pair.id: Contrast.of(pair) for pair in encoded}
             for generation in engine.generate(iter(missing), contexts, request):
                 record = make_record(generation, by_id[generation.cell.pair_id], model)
                 place = writer.append({"generation": record})
@@ -130,6 +136,20 @@ def _told_what_is_kept(bar: SweepBar) -> Iterator[None]:
         ) from None
 
 
+def refuse_other_weights(pairs: Sequence[PromptPair], model: LoadedModel) -> None:
+    """Raise BadInput where the pairs are read with weights that the model has not, or has besides.
+
+    Else a difference of weights would go unseen, and nothing would show it.
+    """
+    read, loaded = {name for pair in pairs for name in pair.sources}, set(model.sources)
+    if read != loaded:
+        told = " and ".join(sorted(read)), " and ".join(sorted(loaded))
+        raise BadInput(
+            f"the pairs are read with the weights {told[0]}, and loaded are {told[1]}; allowed: "
+            "read_pairs(..., sources=settings.sources) with the settings that the model has"
+        )
+
+
 def describe_plan(pairs: Sequence[PromptPair], settings: Settings) -> dict[str, Any]:
     """Return which cells are asked for, as it stands beside the journal."""
     return {
@@ -144,6 +164,8 @@ def describe_plan(pairs: Sequence[PromptPair], settings: Settings) -> dict[str, 
                 "fingerprint": pair.fingerprint,
                 "a": list(pair.a),
                 "b": list(pair.b),
+                **({"sources": list(pair.sources)} if set(pair.sources) != {"model"} else {}),
+                **({"base": list(pair.base)} if pair.base else {}),
             }
             for pair in pairs
         ],
@@ -197,7 +219,7 @@ def _engine(
         bar.write(f"Out of memory: the cells that are not finished go on with {slots} slots")
 
     return BatchedEngine(
-        model.model,
+        model.sources,
         batch["number"],
         forwards=settings.forwards,
         step=step,
@@ -218,4 +240,6 @@ def _checked_rerun(rerun: Sequence[float], settings: Settings) -> list[float]:
 def _public_settings(settings: Settings, model: LoadedModel) -> dict[str, Any]:
     """Return the settings without the folders of this machine."""
     values = settings.model_dump(mode="json", exclude={"data_dir", "visualizations_dir"})
-    return values | {"model": model.info["name"], "prompts": settings.prompts.name}
+    names = {"model": model.info["name"], "prompts": settings.prompts.name}
+    names |= {name: model.info.get(name, {}).get("name", "") for name in OTHERS}
+    return values | names

@@ -33,7 +33,8 @@ def has_compiler() -> bool:
 
 def can_compile(model: Any) -> bool:
     """Whether the model's attention can be replaced by the operator below."""
-    return is_exchangeable(type(model)) and bool(_attentions(model))
+    adapted = getattr(model, "peft_config", None)  # the compiler knows nothing of its gate
+    return is_exchangeable(type(model)) and bool(_attentions(model)) and not adapted
 
 
 def compiled_copy(model: Any) -> Any:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import hardware
+from ...models.adapters import sharing
 from ..cache import is_exchangeable
 
 # Of the machine's memory: what weights and their copy may take. Not of what is free just now, for
@@ -37,11 +38,10 @@ def packed_copy(model: Any) -> Any:
 
     Only steps feed it, so it attends in slots for good: to set that around each takes 0.8 ms.
     """
-    shared = {id(one): one for one in (*model.parameters(), *model.buffers())}
-    copied = copy.deepcopy(model, shared)
+    copied = copy.deepcopy(model, sharing(model))
     for module in list(copied.modules()):
         for name, child in module.named_children():
-            if type(child) is nn.Linear:
+            if _is_plain(child):
                 setattr(module, name, PackedLinear(child))
     if is_exchangeable(type(copied)):
         copied.set_attn_implementation("slots")
@@ -86,7 +86,12 @@ def _(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _linear_layers(model: Any) -> list[nn.Linear]:
-    return [module for module in model.modules() if type(module) is nn.Linear]
+    return [module for module in model.modules() if _is_plain(module)]
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """A linear layer and nothing else: what hangs on it, as an adapter's gate, would be lost."""
+    return type(module) is nn.Linear and not module._forward_hooks
 
 
 def _multiplies(dtype: torch.dtype) -> bool:
