@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -41,20 +42,29 @@ def truth():
     return sum(math.exp(log_p_of(text)[0]) for text in texts if EVENT in text)
 
 
-def drawn(generator, per_level):
-    """Texts of every level, and what an estimator is given of them."""
-    texts, alphas = [], []
+CUMULATED = numpy.exp(LOG_P).cumsum(-1)
+
+
+def drawn(generator, per_level, *, common=False):
+    """Texts of every level, and what an estimator is given of them.
+
+    common: those of a sample have the same random numbers at every level, as in a sweep.
+    """
+    texts, alphas, samples = [], [], []
+    shared = generator.random((per_level, STEPS))
     for place, alpha in enumerate(LEVELS):
-        for _ in range(per_level):
+        for sample, own in enumerate(generator.random((per_level, STEPS))):
             text, state = [], VOCABULARY
-            for _ in range(STEPS):
-                state = int(generator.choice(VOCABULARY, p=numpy.exp(LOG_P[place, state])))
+            for number in shared[sample] if common else own:
+                state = min(VOCABULARY - 1, int((CUMULATED[place, state] < number).sum()))
                 text.append(state)
             texts.append(text)
             alphas.append(alpha)
+            samples.append(sample)
     hits = numpy.array([EVENT in text for text in texts])
     log_p = numpy.array([log_p_of(decided(text)) for text in texts])
-    return Draws("f", LEVELS, numpy.array(alphas), hits, log_p)
+    numbers = numpy.array(samples) if common else numpy.empty(0)
+    return Draws("f", LEVELS, numpy.array(alphas), hits, log_p, numbers)
 
 
 def test_the_event_is_rare_and_amplification_brings_it_up():
@@ -65,12 +75,35 @@ def test_the_event_is_rare_and_amplification_brings_it_up():
 
 def test_it_is_unbiased_and_its_interval_holds_the_truth_as_often_as_it_says():
     generator, found = numpy.random.default_rng(1), []
-    for _ in range(400):
+    for _ in range(2000):
         found.append(estimate([drawn(generator, 60)]))
     errors = numpy.array([one.estimate for one in found]) - truth()
     assert abs(errors.mean()) < 3 * errors.std() / math.sqrt(len(errors))
     held = numpy.mean([one.lower <= truth() <= one.upper for one in found])
-    assert 0.91 <= held <= 0.98
+    assert 0.93 <= held <= 0.97
+
+
+def test_common_random_numbers_are_resampled_together():
+    """Else the interval would be that of independent draws, and too narrow."""
+    generator, held, apart = numpy.random.default_rng(11), [], []
+    for _ in range(600):
+        one = drawn(generator, 60, common=True)
+        found = estimate([one])
+        held.append(found.lower <= truth() <= found.upper)
+        narrow = estimate([replace(one, samples=numpy.empty(0))])
+        apart.append((narrow.upper - narrow.lower) / (found.upper - found.lower))
+    assert 0.92 <= numpy.mean(held) <= 0.98
+    assert numpy.mean(apart) < 0.95
+
+
+def test_control_variates_lower_the_error_and_leave_the_mean():
+    generator, with_them, without = numpy.random.default_rng(12), [], []
+    for _ in range(300):
+        one = drawn(generator, 60)
+        with_them.append(estimate([one]).estimate)
+        without.append(numpy.where(one.hits, one.weights, 0).mean())
+    rmse = [(((numpy.array(found) - truth()) ** 2).mean()) ** 0.5 for found in (with_them, without)]
+    assert rmse[0] < 0.9 * rmse[1]
 
 
 def test_it_errs_less_than_counting_the_same_number_of_texts():
@@ -95,7 +128,10 @@ def test_a_sample_of_the_others_stands_for_all_of_them():
     some[numpy.random.default_rng(0).permutation(others)[200:]] = numpy.nan
     full = estimate([whole])
     part = estimate([Draws("f", LEVELS, whole.alphas, whole.hits, some)])
-    assert part.estimate == full.estimate and part.verdict == full.verdict == "estimated"
+    plain = numpy.where(whole.hits, whole.weights, 0).mean()  # without control variates
+    assert part.estimate == pytest.approx(plain, rel=1e-12)
+    assert part.estimate == pytest.approx(full.estimate, rel=0.2)
+    assert part.verdict == full.verdict == "estimated"
     assert part.mean_weight == pytest.approx(full.mean_weight, abs=0.08)
     assert part.ess == pytest.approx(full.ess, rel=0.1)
 

@@ -9,6 +9,7 @@ import torch
 import estimate_rate
 from decoding import PAIRS
 from logit_amplification.engine.forward import next_logits
+from logit_amplification.engine.interface import Contrast
 from logit_amplification.engine.rescoring import logprobs_at_alphas
 from logit_amplification.errors import BadInput
 from logit_amplification.logits.amplification import amplify
@@ -48,10 +49,10 @@ def test_a_text_read_again_has_the_probability_that_it_was_drawn_with(tiny, sett
     encoded = {one.pair.id: one for one in encode_pairs(pairs, tiny.tokenizer, **limit)}
     for record in done.whole_records():
         pair = encoded[record["pair_id"]]
-        found = logprobs_at_alphas(
-            tiny.model,
-            (pair.ids_a, pair.ids_b),
-            record["token_ids"],
+        (found,) = logprobs_at_alphas(
+            tiny.sources,
+            Contrast.of(pair),
+            [record["token_ids"]],
             [record["alpha"]],
             rule=amplify,
             arm=ARMS["full"],
@@ -74,8 +75,8 @@ def test_the_estimate_holds_the_models_own_probability(tiny, settings, pairs):
         truths.append(sum(float(p[i]) for i, text in enumerate(texts) if re.search(EVENT, text)))
     truth = sum(truths) / len(truths)
     rates_model = pytest.MonkeyPatch()
-    rates_model.setattr(rates, "_loaded", lambda run, model: tiny)
-    found = rates.estimate_rate(done, rates.compiled(EVENT))
+    rates_model.setattr(rates, "_loaded", lambda run, where: tiny)
+    found = rates.estimate_rate(done, rates.compiled(EVENT)).rate
     rates_model.undo()
     assert found.verdict == "estimated" and found.ess_hits > 5
     assert found.lower <= truth <= found.upper
@@ -122,5 +123,5 @@ def test_a_rule_of_ones_own_and_another_model_are_refused(tiny, settings, pairs,
 
 def test_without_a_hit_no_model_is_needed(tiny, settings, pairs):
     done = sweep(tiny, pairs, settings_for(settings, samples=10))
-    found = rates.estimate_rate(done, rates.compiled("no such words as these"))
+    found = rates.estimate_rate(done, rates.compiled("no such words as these")).rate
     assert found.estimate == 0 and found.verdict.startswith("not estimable: no hit")

@@ -36,17 +36,29 @@ def next_logits(model: Any, ids: Sequence[int], cache: Any = None) -> tuple[Tens
     return logits[:, -1].float(), cache
 
 
-@torch.inference_mode()
 def text_logits(model: Any, ids: Sequence[int], text_ids: Sequence[int]) -> Tensor:
     """Return the logits of every token of a text behind `ids`, from one forward without cache.
 
     (len(text_ids), vocab) float32: row i predicts text_ids[i] given ids + text_ids[:i]. Both
     lists hold at least one id.
     """
-    inputs = torch.tensor([[*ids, *text_ids[:-1]]], device=model.device)
+    return texts_logits(model, ids, [text_ids])[0]
+
+
+@torch.inference_mode()
+def texts_logits(model: Any, ids: Sequence[int], texts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Return `text_logits` of several texts behind the same `ids`, from one forward.
+
+    What fills up shorter texts stands behind them, where no token of theirs looks.
+    """
+    longest = max(map(len, texts))
+    inputs = torch.tensor(
+        [[*ids, *text[:-1], *[0] * (longest - len(text))] for text in texts], device=model.device
+    )
     # An index, not a number: see `next_logits`.
     kept = torch.arange(len(ids) - 1, inputs.shape[1], device=model.device)
-    return model(inputs, use_cache=False, logits_to_keep=kept).logits[0].float()
+    logits = model(inputs, use_cache=False, logits_to_keep=kept).logits
+    return [row[: len(text)].float() for row, text in zip(logits, texts, strict=True)]
 
 
 def text_nll(model: Any, ids: Sequence[int], text_ids: Sequence[int]) -> float:

@@ -1,8 +1,8 @@
-"""How likely a finished text is at every alpha: one forward of each context, no decoding."""
+"""How likely finished texts are at every alpha: one forward of each context, no decoding."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,31 +11,34 @@ from torch import Tensor
 from ..logits.amplification import Rule
 from ..logits.arms import Arm
 from ..logits.sampling import drawn_logprobs
-from .forward import text_logits
+from .batched import anchor_and_reference
+from .forward import texts_logits
+from .interface import Contrast
 
 
 @torch.inference_mode()
 def logprobs_at_alphas(
-    model: Any,
-    contexts: tuple[Sequence[int], Sequence[int]],
-    text_ids: Sequence[int],
+    sources: Mapping[str, Any],
+    contrast: Contrast,
+    texts: Sequence[Sequence[int]],
     alphas: Sequence[float],
     *,
     rule: Rule,
     arm: Arm,
     sampling: dict[str, Any],
-) -> Tensor:
-    """Return the log-probability of every token of a text at every alpha, (alphas, tokens) float64.
+) -> list[Tensor]:
+    """Return the log-probability of every token of texts of one contrast at every alpha.
 
-    Under the distribution that the sweep draws from: amplified, after temperature and truncation;
-    -inf where a token is truncated away. sampling: temperature (not 0), top_k and top_p. In 16 bit
-    decoding and this forward round otherwise.
+    For each text (alphas, tokens) float64, under the distribution that the sweep draws from:
+    amplified, after temperature and truncation; -inf where a token is truncated away. sampling:
+    temperature (not 0), top_k and top_p. In 16 bit decoding and this forward round otherwise.
     """
-    logits_a, logits_b = (text_logits(model, ids, text_ids) for ids in contexts)
-    tokens = torch.tensor(list(text_ids), device=logits_a.device)
+    streams = [texts_logits(sources[one.source], one.ids, texts) for one in contrast.streams]
     choices = {name: sampling[name] for name in ("temperature", "top_k", "top_p")}
-    found = [
-        drawn_logprobs(arm(rule, logits_a, logits_b, alpha), tokens, **choices).cpu()
-        for alpha in alphas
-    ]
-    return torch.stack(found)
+    found = []
+    for text, *logits in zip(texts, *streams, strict=True):
+        a, b = anchor_and_reference(logits)
+        tokens = torch.tensor(list(text), device=a.device)
+        rows = [drawn_logprobs(arm(rule, a, b, alpha), tokens, **choices) for alpha in alphas]
+        found.append(torch.stack([row.cpu() for row in rows]))
+    return found

@@ -8,18 +8,22 @@ free energies fixed at 0 (Shirts and Chodera 2008). With n_k draws at alpha k ou
 
 is unbiased for the rate at alpha 0. Alpha 0 takes part, so that no weight is above N / n_0, and no
 text that it can make is missing. x may end where the event is decided: what comes after does not
-matter, and would only add variance. docs/METHODOLOGY.md has assumptions and limits. No torch.
+matter, and would only add variance. Where every draw's probabilities are known, p_k / mixture - 1,
+whose mean is 0, are control variates (Owen and Zhou 2000). docs/METHODOLOGY.md has assumptions and
+limits. No torch.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy
 from numpy.typing import NDArray
 from scipy.special import logsumexp
+from scipy.stats import t as student
 
 from .intervals import LEVEL
 
@@ -35,7 +39,8 @@ class Draws:
 
     alphas (N,): the alpha of each. hits (N,): whether the event is in it. log_p (N, K): its
     log-probability under each of the K alphas that were drawn at, in `levels`, up to where the
-    event was decided; NaN where that is not known, which is allowed for what is no hit.
+    event was decided; NaN where that is not known, which is allowed for what is no hit. samples
+    (N,): generations with the same number share their random numbers; without it none do.
     """
 
     family: str
@@ -43,13 +48,31 @@ class Draws:
     alphas: NDArray
     hits: NDArray
     log_p: NDArray
+    samples: NDArray = field(default_factory=lambda: numpy.empty(0))
+
+    @property
+    def log_mixture(self) -> NDArray:
+        """The log-probability of each generation under all draws together, (N,)."""
+        counts = numpy.array([(self.alphas == level).sum() for level in self.levels])
+        with numpy.errstate(divide="ignore"):
+            shares = numpy.log(counts / counts.sum())
+        return logsumexp(self.log_p + shares, axis=1)
 
     @property
     def weights(self) -> NDArray:
         """The weight of each generation, (N,); NaN where log_p is."""
-        counts = numpy.array([(self.alphas == level).sum() for level in self.levels])
-        mixture = logsumexp(self.log_p + numpy.log(counts / counts.sum()), axis=1)
-        return numpy.exp(self.log_p[:, self.levels.index(0.0)] - mixture)
+        return numpy.exp(self.log_p[:, self.levels.index(0.0)] - self.log_mixture)
+
+    @property
+    def controls(self) -> NDArray:
+        """Quantities whose mean is 0 under all draws together, (N, K - 1)."""
+        ratios = numpy.exp(self.log_p - self.log_mixture[:, None]) - 1
+        return numpy.delete(ratios, self.levels.index(0.0), axis=1)
+
+    @property
+    def clusters(self) -> NDArray:
+        """The number of the random numbers of each generation, (N,)."""
+        return self.samples if len(self.samples) else numpy.arange(len(self.alphas))
 
 
 class Rate(NamedTuple):
@@ -68,8 +91,11 @@ class Rate(NamedTuple):
 def estimate(draws: Sequence[Draws]) -> Rate:
     """Return the rate at alpha 0, averaged over the families of pairs.
 
-    The interval is a bootstrap of families and, within a pair and alpha, of draws; always the same
-    resamples. Without a hit the upper bound is the rule of three over the draws at alpha 0.
+    The interval is estimate * exp(+- t * s / estimate): s is the bootstrap's standard error, of
+    families and, within a pair, of samples, those at the same alphas among each other (always the
+    same resamples); t is Student's, with as many degrees of freedom as effective hits or families
+    leave. Few weighted hits are skewed, and a bootstrap's percentiles hold the truth too seldom
+    then (docs/LOG.md). Without a hit the upper bound is the rule of three over those at alpha 0.
     """
     weights = [one.weights for one in draws]
     every, hits = numpy.concatenate(weights), numpy.concatenate([one.hits for one in draws])
@@ -79,7 +105,6 @@ def estimate(draws: Sequence[Draws]) -> Rate:
     weigh = [(hit_weights, 1.0), (known, len(others) / max(1, len(known)))]
     at_zero = sum(int((one.alphas == 0).sum()) for one in draws)
     hits_at_zero = sum(int(one.hits[one.alphas == 0].sum()) for one in draws)
-    value = _mean([_of_pair(one, w) for one, w in zip(draws, weights, strict=True)], draws)
     ess, ess_hits = _effective(weigh), _effective(weigh[:1])
     mean_weight = sum(times * float(some.sum()) for some, times in weigh) / len(every)
     told = {
@@ -91,15 +116,34 @@ def estimate(draws: Sequence[Draws]) -> Rate:
     if not len(hit_weights):
         bound = min(1.0, 3 / at_zero)
         return Rate(0.0, 0.0, bound, verdict="not estimable: no hit at any alpha", **told)
-    lower, upper = _bootstrap(draws, weights)
+    plain = [_worth(one, w) for one, w in zip(draws, weights, strict=True)]
+    worth, slopes = _controlled(draws, plain)
+    value = _mean([float(one.mean()) for one in worth], draws)
+    if value <= 0:  # what is taken off is an estimate too
+        worth, slopes = plain, 0
+        value = _mean([float(one.mean()) for one in worth], draws)
+    lower, upper = _interval(draws, worth, value, ess_hits, slopes)
     error = numpy.sqrt(sum(times * ((w - 1) ** 2).sum() for w, times in weigh) / len(every))
     error /= numpy.sqrt(len(hit_weights) + len(known))
     verdict = _verdict(mean_weight, float(error), ess_hits)
     return Rate(value, lower, upper, verdict=verdict, **told)
 
 
-def _of_pair(one: Draws, weights: NDArray) -> float:
-    return float(numpy.where(one.hits, weights, 0.0).sum() / len(weights))
+def _worth(one: Draws, weights: NDArray) -> NDArray:
+    """What each generation adds to the rate, (N,): its weight if it is a hit."""
+    return numpy.where(one.hits, weights, 0.0)
+
+
+def _controlled(draws: Sequence[Draws], worth: list[NDArray]) -> tuple[list[NDArray], int]:
+    """Take off what the control variates explain, if all of them are known; and their number."""
+    unknown = any(numpy.isnan(one.log_p).any() or len(one.levels) < 2 for one in draws)
+    if unknown or len({one.levels for one in draws}) > 1:
+        return worth, 0
+    controls = [one.controls for one in draws]
+    centred = numpy.concatenate([c - c.mean(0) for c in controls])
+    wanted = numpy.concatenate([w - w.mean() for w in worth])
+    slopes = numpy.linalg.lstsq(centred, wanted, rcond=None)[0]
+    return [w - c @ slopes for w, c in zip(worth, controls, strict=True)], len(slopes)
 
 
 def _mean(values: Sequence[float], draws: Sequence[Draws]) -> float:
@@ -119,7 +163,10 @@ def _effective(weigh: Sequence[tuple[NDArray, float]]) -> float:
 def _verdict(mean_weight: float, error: float, ess_hits: float) -> str:
     off = abs(mean_weight - 1)
     if off > FAR_FROM_ONE or off > STANDARD_ERRORS * error + 1e-6:
-        return f"not estimable: the mean weight is {mean_weight:.2f} and not 1"
+        return (
+            f"not estimable: the mean weight is {mean_weight:.2f} and not 1; more samples at alpha "
+            "0, or alphas nearer to it"
+        )
     if ess_hits < FEWEST_HITS:
         return (
             f"not estimable: {ess_hits:.1f} effective hits, {FEWEST_HITS:g} are needed; more "
@@ -128,13 +175,26 @@ def _verdict(mean_weight: float, error: float, ess_hits: float) -> str:
     return "estimated"
 
 
-def _bootstrap(draws: Sequence[Draws], weights: Sequence[NDArray]) -> tuple[float, float]:
-    """Resample families, and within each pair and alpha its draws; 2.5 and 97.5 % points."""
+def _interval(
+    draws: Sequence[Draws], worth: Sequence[NDArray], value: float, hits: float, slopes: int
+) -> tuple[float, float]:
+    """The 95 % interval of a rate by so many effective hits, to which slopes were fitted."""
+    families = len({one.family for one in draws})
+    freedom = max(1.0, min(hits, families if families > 1 else hits) - 1)
+    # Slopes that were fitted to the same hits explain some of their noise too.
+    fitted = numpy.sqrt(max(hits, 1) / max(1.0, hits - slopes - 1))
+    spread = float(_bootstrap(draws, worth).std()) / value * fitted
+    reach = numpy.exp(student.ppf((1 + LEVEL) / 2, freedom) * spread)
+    return float(value / reach), float(min(1.0, value * reach))
+
+
+def _bootstrap(draws: Sequence[Draws], worth: Sequence[NDArray]) -> NDArray:
+    """Resample families, and within each pair its samples: the rate in every resample."""
     generator = numpy.random.default_rng(0)
     families = sorted({one.family for one in draws})
     # (resamples, pairs): each pair's estimate in every resample.
     values = numpy.stack(
-        [_resampled(one, w, generator) for one, w in zip(draws, weights, strict=True)],
+        [_resampled(one, w, generator) for one, w in zip(draws, worth, strict=True)],
         axis=1,
     )
     places = [[i for i, one in enumerate(draws) if one.family == name] for name in families]
@@ -142,14 +202,20 @@ def _bootstrap(draws: Sequence[Draws], weights: Sequence[NDArray]) -> tuple[floa
     if len(families) > 1:
         chosen = generator.integers(0, len(families), means.shape)
         means = numpy.take_along_axis(means, chosen, axis=1)
-    low, high = numpy.quantile(means.mean(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return means.mean(1)
 
 
-def _resampled(one: Draws, weights: NDArray, generator: numpy.random.Generator) -> NDArray:
-    worth = numpy.where(one.hits, weights, 0.0)
-    total = numpy.zeros(RESAMPLES)
-    for level in one.levels:
-        own = worth[one.alphas == level]
-        total += own[generator.integers(0, len(own), (RESAMPLES, len(own)))].sum(1)
-    return total / len(worth)
+def _resampled(one: Draws, worth: NDArray, generator: numpy.random.Generator) -> NDArray:
+    """The pair's estimate with its samples drawn again, among those that are at the same alphas."""
+    totals: dict[float, float] = defaultdict(float)
+    alphas: dict[float, tuple[float, ...]] = defaultdict(tuple)
+    for cluster, alpha, value in sorted(zip(one.clusters, one.alphas, worth, strict=True)):
+        totals[cluster] += value
+        alphas[cluster] += (alpha,)
+    strata: dict[tuple[float, ...], list[float]] = defaultdict(list)
+    for cluster, total in totals.items():
+        strata[alphas[cluster]].append(total)
+    found = numpy.zeros(RESAMPLES)
+    for values in map(numpy.array, strata.values()):
+        found += values[generator.integers(0, len(values), (RESAMPLES, len(values)))].sum(1)
+    return found / len(worth)

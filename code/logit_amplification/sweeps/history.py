@@ -73,11 +73,19 @@ def assemble(
     return Sweep(run, records, metadata, journal, places)
 
 
-def recall(data_dir: Path, run: str) -> Sweep:
-    """Return a run as its journal has it, finished or not. Raises BadInput if there is none."""
+def recall(data_dir: Path, run: str, *, every: bool = False) -> Sweep:
+    """Return a run as its journal has it, finished or not. Raises BadInput if there is none.
+
+    every: with all alphas and samples of its pairs that the journal holds, not only those that were
+    asked for last.
+    """
     journal = find_run(data_dir, run)
     configuration, plan = journal.configuration(), journal.plan()
-    recalled = assemble(journal, configuration, plan, journal.read(), plan.get("metadata", {}))
+    found = journal.read()
+    if every and found:
+        alphas, samples = ({key[n] for key in found} for n in (2, 3))
+        plan = plan | {"alphas": sorted(alphas), "samples": max(samples) + 1}
+    recalled = assemble(journal, configuration, plan, found, plan.get("metadata", {}))
     if not recalled.records:
         raise BadInput(f"run {journal.id}: none of its generations is finished")
     return recalled

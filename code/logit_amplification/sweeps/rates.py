@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy
 
+from ..engine.interface import Contrast
 from ..engine.rescoring import logprobs_at_alphas
 from ..errors import BadInput
+from ..evaluation import proposals
 from ..evaluation.rare_events import Draws, Rate, estimate
 from ..logits.amplification import amplify
 from ..logits.arms import ARMS
 from ..models.loading import LoadedModel, load_model
+from ..models.spec import OTHERS
 from ..prompts.chat import EncodedPair, encode_pairs
-from ..prompts.pairs import PromptPair
-from ..records.files import Record
+from ..prompts.pairs import ONE_MODEL, PromptPair
+from ..records.files import Record, write_atomically
 from .history import Sweep
 from .identity import named
 
-SAMPLED = 200  # generations without the event that are read again, for the diagnostics
+SAMPLED = 200  # generations without the event that are read again where not all of them are
+MOST_READ = 1_000  # generations of which all are read again
+TOGETHER = 16  # texts in one forward
+KEPT = "rescored.json"  # beside the journal
+
+
+class RunRate(NamedTuple):
+    """A rate, and what the run tells of its alphas."""
+
+    rate: Rate
+    alphas: list[proposals.Alpha]
+    overlap: list[list[float]] | None
+    pareto_k: float | None
+    path: dict[str, proposals.Extrapolated]  # by the degree of the curve: a model, no measurement
+    draws: list[Draws]
 
 
 def compiled(event: str) -> re.Pattern[str]:
@@ -32,11 +51,15 @@ def compiled(event: str) -> re.Pattern[str]:
         raise BadInput(f"EVENT = {event!r}: no regular expression: {error}") from None
 
 
-def estimate_rate(done: Sweep, event: re.Pattern[str], model: str | None = None) -> Rate:
+def estimate_rate(
+    done: Sweep, event: re.Pattern[str], *, every: bool | None = None, **where: str | None
+) -> RunRate:
     """Estimate how often an answer of A alone matches, over the pairs of a run.
 
-    model: where the run's model is, if its name does not say so. Raises BadInput where the run
-    cannot tell: greedy, without alpha 0, with a rule of its own, or made by another model.
+    every: whether all generations are read again, which lowers the error, or the hits and a sample;
+    None: all where they are few. where: `model`, `adapter`, `model_b`, `model_base`: where the
+    run's weights are, if their names do not say so. Raises BadInput where the run cannot tell:
+    greedy, without alpha 0, with a rule of its own, or made by another model.
     """
     run = done.run
     if run["sampling"]["temperature"] == 0:
@@ -52,21 +75,94 @@ def estimate_rate(done: Sweep, event: re.Pattern[str], model: str | None = None)
     if not any(r["alpha"] == 0 for r in records):
         raise BadInput(f"run {run['id']}: nothing finished at alpha 0; allowed: a run with alpha 0")
     decided = {id(r): _decided(r, event) for r in records}
-    if not any(decided.values()):
-        return estimate([_draws(run, own, decided, {}) for own in _by_pair(records)])
-    loaded = _loaded(run, model)
-    known = _rescored(loaded, run, arm, records, decided)
-    return estimate([_draws(run, own, decided, known) for own in _by_pair(records)])
+    known: dict[int, dict[float, float]] = {}
+    if any(decided.values()):
+        chosen = _chosen(records, decided, len(records) <= MOST_READ if every is None else every)
+        known = _Rescored(done, where, arm).of(
+            chosen, decided, sorted({r["alpha"] for r in records})
+        )
+    draws = [_draws(own, decided, known) for own in _by_pair(records)]
+    return _told(draws)
 
 
-def in_words(found: Rate, event: str) -> str:
-    """The estimate in one paragraph."""
-    return (
-        f"An answer of A alone matches {event!r} at a rate of {found.estimate:.3g} "
-        f"[{found.lower:.2g}, {found.upper:.2g}], 95 % interval over families of pairs: "
-        f"{found.verdict}. Counted at alpha 0 alone: {found.counted:.3g}. Effective sample size "
-        f"{found.ess:.0f}, of the hits {found.ess_hits:.1f}; mean weight {found.mean_weight:.2f}."
+def _told(draws: list[Draws]) -> RunRate:
+    rate = estimate(draws)
+    alphas = proposals.by_alpha(draws)
+    same = len({one.levels for one in draws}) == 1 and rate.counted < 1 and rate.ess_hits > 0
+    hits = numpy.concatenate([one.weights[one.hits] for one in draws])
+    columns = [
+        list(column) for column in zip(*((a.alpha, a.hits, a.draws) for a in alphas), strict=True)
+    ]
+    fitted = {
+        name: proposals.extrapolated(*columns, degree=degree)
+        for name, degree in (("linear", 1), ("quadratic", 2))
+    }
+    return RunRate(
+        rate,
+        alphas,
+        numpy.round(proposals.overlap(draws), 4).tolist() if same else None,
+        proposals.pareto_k(hits) if len(hits) >= 25 else None,
+        {name: one for name, one in fitted.items() if one},
+        draws,
     )
+
+
+def as_object(found: RunRate) -> dict[str, Any]:
+    """The estimate as the command writes it: JSON's types alone."""
+    return {
+        **found.rate._asdict(),
+        "alphas": [one._asdict() for one in found.alphas],
+        "overlap": found.overlap,
+        "pareto_k": found.pareto_k,
+        "too_far": proposals.too_far(found.alphas),
+        "model_based": {name: one._asdict() for name, one in found.path.items()},
+    }
+
+
+def in_words(found: RunRate, event: str) -> str:
+    """The estimate in a few paragraphs."""
+    rate = found.rate
+    lines = [
+        f"An answer of A alone matches {event!r} at a rate of {rate.estimate:.3g} "
+        f"[{rate.lower:.2g}, {rate.upper:.2g}], 95 % interval over families of pairs: "
+        f"{rate.verdict}. Counted at alpha 0 alone: {rate.counted:.3g}. Effective sample size "
+        f"{rate.ess:.0f}, of the hits {rate.ess_hits:.1f}; mean weight {rate.mean_weight:.2f}.",
+        "alpha   answers   hits   mean weight   effective share",
+    ]
+    lines += [
+        f"{a.alpha:<8g}{a.draws:<10}{a.hits:<7}{a.mean_weight:<14.2f}{a.ess_share:.2f}"
+        for a in found.alphas
+    ]
+    for alpha in proposals.too_far(found.alphas):
+        lines.append(f"alpha {alpha:g} is too far from A to tell of it: leave it out")
+    if found.pareto_k is not None:
+        lines.append(f"Pareto k of the hits' weights {found.pareto_k:.2f} (trust below 0.7)")
+    lines += [
+        f"Model-based, a {name} curve through the other alphas: {one.estimate:.3g} "
+        f"[{one.lower:.2g}, {one.upper:.2g}] if the curve is the true one"
+        for name, one in found.path.items()
+    ]
+    return "\n".join(lines)
+
+
+def planned(found: RunRate, total: int) -> str:
+    """What to draw next, from what this run has shown."""
+    plan = proposals.plan(found.draws, total)
+    if plan is None:
+        return (
+            "No alpha of this run is near enough to A and has hits in 2 to 40 of 100 answers: try "
+            "others, as 0,0.2,0.3,0.5,0.7"
+        )
+    pairs = len(found.draws)
+    lines = [
+        f"Of {total} answers, for a relative error of {plan.relative_error:.0%} (one standard "
+        "error), and the same settings but for these:"
+    ]
+    for alpha, count in plan.counts.items():
+        # Alpha 0 is swept with every other: its answers are there already.
+        each = max(1, round(count / pairs))
+        lines.append(f"  --alphas {alpha:g} --samples {each}")
+    return "\n".join(lines)
 
 
 def _decided(record: Record, event: re.Pattern[str]) -> int:
@@ -89,74 +185,121 @@ def _by_pair(records: list[Record]) -> Iterator[list[Record]]:
     yield from ([r for r in records if r["pair_id"] == name] for name in names)
 
 
-def _draws(
-    run: dict[str, Any], own: list[Record], decided: dict[int, int], known: dict[int, Any]
-) -> Draws:
+def _chosen(records: list[Record], decided: dict[int, int], every: bool) -> list[Record]:
+    """The generations that are read again: all, or the hits and a sample of the others."""
+    if every:
+        return records
+    others = [r for r in records if not decided[id(r)]]
+    some = numpy.random.default_rng(0).permutation(len(others))[:SAMPLED]
+    return [r for r in records if decided[id(r)]] + [others[place] for place in some]
+
+
+def _draws(own: list[Record], decided: dict[int, int], known: dict[int, Any]) -> Draws:
     levels = tuple(sorted({r["alpha"] for r in own}))
-    every = sorted({alpha for row in known.values() for alpha in row})
-    unknown = dict.fromkeys(every, numpy.nan)
-    log_p = [[known.get(id(r), unknown).get(a, numpy.nan) for a in levels] for r in own]
+    unknown = dict.fromkeys(levels, numpy.nan)
+    log_p = [[known.get(id(r), unknown)[a] for a in levels] for r in own]
     return Draws(
         own[0].get("family") or own[0]["pair_id"],
         levels,
         numpy.array([r["alpha"] for r in own]),
         numpy.array([decided[id(r)] > 0 for r in own]),
         numpy.array(log_p, dtype=float),
+        numpy.array([r["sample"] for r in own]),
     )
 
 
-def _loaded(run: dict[str, Any], model: str | None) -> LoadedModel:
-    """Load the model that made the run, and refuse another."""
+def _loaded(run: dict[str, Any], where: dict[str, str | None]) -> LoadedModel:
+    """Load the weights that made the run, and refuse others."""
     made = run["model"]
+    missing = [name for name in OTHERS if name in made and not where.get(name)]
+    if missing:
+        raise BadInput(
+            f"{missing[0].upper()} is not given; the run was made with {made[missing[0]]['name']!r}"
+        )
     found = load_model(
-        model or made["name"],
+        where.get("model") or made["name"],
         revision=made.get("revision") or "auto",
         quantization=made["quantization"],
         dtype=made["dtype"],
         device=made["device"],
+        **{name: where[name] for name in OTHERS if name in made},
     )
     if other := [name for name in made if found.info.get(name) != made[name]]:
         raise BadInput(f"MODEL = {found.info['name']!r}: not the run's, its {other[0]} is another")
     return found
 
 
-def _rescored(
-    loaded: LoadedModel,
-    run: dict[str, Any],
-    arm: str,
-    records: list[Record],
-    decided: dict[int, int],
-) -> dict[int, dict[float, float]]:
-    """By record: the log-probability of its text at every alpha, up to where it was decided."""
-    others = [r for r in records if not decided[id(r)]]
-    generator = numpy.random.default_rng(0)
-    some = generator.permutation(len(others))[:SAMPLED]
-    chosen = [r for r in records if decided[id(r)]] + [others[place] for place in some]
-    encoded = _encoded(loaded, run)
-    alphas = sorted({r["alpha"] for r in records})
-    found = {}
-    for record in chosen:
-        pair, ids = encoded[record["pair_id"]], record["token_ids"]
-        end = decided[id(record)] or len(ids)
-        scored = logprobs_at_alphas(
-            loaded.model,
-            (pair.ids_a, pair.ids_b),
-            ids[:end],
-            alphas,
-            rule=amplify,
-            arm=ARMS[arm],
-            sampling=run["sampling"],
-        )
-        row = dict(zip(alphas, scored.sum(1).tolist(), strict=True))
-        # What it was drawn with is known as it was: rounding may push a token out of a nucleus.
-        row[record["alpha"]] = sum(record["per_token"]["logprob_sampled"][:end])
-        found[id(record)] = row
-    return found
+class _Rescored:
+    """Reads generations of a run again, keeping what it finds beside the journal."""
+
+    def __init__(self, done: Sweep, where: dict[str, str | None], arm: str):
+        self.run, self.where, self.arm = done.run, where, arm
+        self.path: Path = done.journal.folder / KEPT
+        try:
+            self.kept: dict[str, dict[str, float]] = json.loads(self.path.read_text("utf-8"))
+        except (OSError, ValueError):
+            self.kept = {}
+
+    def of(
+        self, records: Sequence[Record], decided: dict[int, int], alphas: Sequence[float]
+    ) -> dict[int, dict[float, float]]:
+        """By record: the log-probability of its text at every alpha, up to where it was decided."""
+        names = {id(r): self._name(r, decided[id(r)]) for r in records}
+        wanted = {f"{alpha:g}" for alpha in alphas}
+        missing = [r for r in records if not wanted <= set(self.kept.get(names[id(r)], {}))]
+        if missing:
+            self._read(missing, decided, alphas, names)
+            text = json.dumps(self.kept, allow_nan=True)
+            write_atomically(self.path, [text])
+        return {
+            id(r): {alpha: self.kept[names[id(r)]][f"{alpha:g}"] for alpha in alphas}
+            for r in records
+        }
+
+    def _name(self, record: Record, end: int) -> str:
+        key = (record["pair_id"], record["pair_fingerprint"], record["alpha"], record["sample"])
+        return " ".join(map(str, (*key, self.arm, end or len(record["token_ids"]))))
+
+    def _read(
+        self,
+        records: Sequence[Record],
+        decided: dict[int, int],
+        alphas: Sequence[float],
+        names: dict[int, str],
+    ) -> None:
+        loaded = _loaded(self.run, self.where)
+        encoded = _encoded(loaded, self.run)
+        for own in _by_pair(list(records)):
+            contrast = Contrast.of(encoded[own[0]["pair_id"]])
+            own = sorted(own, key=lambda r: decided[id(r)] or len(r["token_ids"]))
+            for first in range(0, len(own), TOGETHER):
+                some = own[first : first + TOGETHER]
+                ends = [decided[id(r)] or len(r["token_ids"]) for r in some]
+                scored = logprobs_at_alphas(
+                    loaded.sources,
+                    contrast,
+                    [r["token_ids"][:end] for r, end in zip(some, ends, strict=True)],
+                    alphas,
+                    rule=amplify,
+                    arm=ARMS[self.arm],
+                    sampling=self.run["sampling"],
+                )
+                for record, end, rows in zip(some, ends, scored, strict=True):
+                    row = dict(zip((f"{a:g}" for a in alphas), rows.sum(1).tolist(), strict=True))
+                    # What it was drawn with is known as it was: rounding may push a token out of a
+                    # nucleus.
+                    drawn = record["per_token"]["logprob_sampled"][:end]
+                    row[f"{record['alpha']:g}"] = sum(drawn)
+                    self.kept.setdefault(names[id(record)], {}).update(row)
 
 
 def _encoded(loaded: LoadedModel, run: dict[str, Any]) -> dict[str, EncodedPair]:
     pairs = [
-        PromptPair(pair["id"], pair["category"], tuple(pair["a"]), tuple(pair["b"]))
+        PromptPair(
+            *(pair["id"], pair["category"], tuple(pair["a"]), tuple(pair["b"])),
+            sources=tuple(pair.get("sources", ONE_MODEL)),
+            base=tuple(pair["base"]) if "base" in pair else None,
+        )
         for pair in run["pairs"]
         if not pair["control"]
     ]
