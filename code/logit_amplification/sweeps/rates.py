@@ -52,14 +52,15 @@ def compiled(event: str) -> re.Pattern[str]:
 
 
 def estimate_rate(
-    done: Sweep, event: re.Pattern[str], *, every: bool | None = None, **where: str | None
+    done: Sweep, event: re.Pattern[str], *, others: int | None = None, **where: str | None
 ) -> RunRate:
     """Estimate how often an answer of A alone matches, over the pairs of a run.
 
-    every: whether all generations are read again, which lowers the error, or the hits and a sample;
-    None: all where they are few. where: `model`, `adapter`, `model_b`, `model_base`: where the
-    run's weights are, if their names do not say so. Raises BadInput where the run cannot tell:
-    greedy, without alpha 0, with a rule of its own, or made by another model.
+    others: how many generations without the event are read again beside the hits; None: all of a
+    small run, which lowers the error, and a sample of a large one. where: `model`, `adapter`,
+    `model_b`, `model_base`: where the run's weights are, if their names do not say so. Raises
+    BadInput where the run cannot tell: greedy, without alpha 0, with a rule of its own, or made by
+    another model.
     """
     run = done.run
     if run["sampling"]["temperature"] == 0:
@@ -77,10 +78,10 @@ def estimate_rate(
     decided = {id(r): _decided(r, event) for r in records}
     known: dict[int, dict[float, float]] = {}
     if any(decided.values()):
-        chosen = _chosen(records, decided, len(records) <= MOST_READ if every is None else every)
-        known = _Rescored(done, where, arm).of(
-            chosen, decided, sorted({r["alpha"] for r in records})
-        )
+        most = len(records) if len(records) <= MOST_READ else SAMPLED
+        chosen = _chosen(records, decided, most if others is None else others)
+        alphas = sorted({r["alpha"] for r in records})
+        known = _Rescored(done, where, arm).of(chosen, decided, alphas)
     draws = [_draws(own, decided, known) for own in _by_pair(records)]
     return _told(draws)
 
@@ -185,13 +186,11 @@ def _by_pair(records: list[Record]) -> Iterator[list[Record]]:
     yield from ([r for r in records if r["pair_id"] == name] for name in names)
 
 
-def _chosen(records: list[Record], decided: dict[int, int], every: bool) -> list[Record]:
-    """The generations that are read again: all, or the hits and a sample of the others."""
-    if every:
-        return records
-    others = [r for r in records if not decided[id(r)]]
-    some = numpy.random.default_rng(0).permutation(len(others))[:SAMPLED]
-    return [r for r in records if decided[id(r)]] + [others[place] for place in some]
+def _chosen(records: list[Record], decided: dict[int, int], others: int) -> list[Record]:
+    """The generations that are read again: the hits, and so many of the others."""
+    rest = [r for r in records if not decided[id(r)]]
+    some = numpy.random.default_rng(0).permutation(len(rest))[:others]
+    return [r for r in records if decided[id(r)]] + [rest[place] for place in some]
 
 
 def _draws(own: list[Record], decided: dict[int, int], known: dict[int, Any]) -> Draws:

@@ -1,0 +1,147 @@
+"""What recurs in texts of A that B never writes: phrases, and the places where A and B differ most.
+
+Nothing needs to be known of what was trained. A phrase counts when it stands in several coherent
+texts that began differently, in none of B's, and when A finds it much likelier than B does. No
+torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+SHORTEST, LONGEST = 3, 12  # words of a phrase
+FEWEST_TEXTS = 3
+FEWEST_BEGINNINGS = 2  # prompts that they are from
+LEAST_RATIO = 1.0  # nats per token, log p_A - log p_B
+WINDOW, STEP = 20, 5  # tokens
+
+
+class Word(NamedTuple):
+    """A word of a text as it is compared, and the mean log-ratio of its tokens."""
+
+    text: str
+    ratio: float
+
+
+@dataclass
+class Phrase:
+    """Words that recur: in how many texts by alpha, from how many prompts, and how much more A's.
+
+    log_ratio: the mean of log p_A - log p_B over its tokens, both unamplified, in nats.
+    """
+
+    words: tuple[str, ...]
+    by_alpha: dict[float, int]
+    prompts: int
+    log_ratio: float
+    variants: list[str] = field(default_factory=list)  # other phrases that overlap with it
+
+    def __str__(self) -> str:
+        """As it is read."""
+        return " ".join(self.words)
+
+
+class Window(NamedTuple):
+    """A stretch of an unamplified text, and its mean log-ratio in nats per token."""
+
+    pair_id: str
+    text: str
+    log_ratio: float
+
+
+def words_of(record: Mapping) -> list[Word]:
+    """Return the words of a record with their log-ratios; its tokens are cut at spaces."""
+    per_token = record["per_token"]
+    found: list[tuple[str, list[float]]] = []
+    for token, nll_a, nll_b in zip(
+        per_token["token"], per_token["nll_a"], per_token["nll_b"], strict=True
+    ):
+        parts = re.split(r"(\s+)", token)
+        for part in parts:
+            if not part or part.isspace() or not found:
+                found.append(("", []))
+            if part.strip():
+                text, ratios = found[-1]
+                found[-1] = text + part, [*ratios, nll_b - nll_a]
+    compared = ((re.sub(r"\W+", " ", text).strip().lower(), ratios) for text, ratios in found)
+    return [Word(text, sum(r) / len(r)) for text, r in compared if text]
+
+
+def recurring(
+    texts: Sequence[tuple[str, float, Sequence[Word]]], reference: Sequence[Sequence[Word]]
+) -> list[Phrase]:
+    """Return the phrases that recur, those in the most texts first.
+
+    texts: (prompt, alpha, words) of each coherent text. reference: texts of B. Of phrases within
+    each other the longest that recurs as often is kept; those that share half of their words are
+    variants of the one in most texts.
+    """
+    theirs = {phrase for words in reference for phrase, _ in _phrases(words)}
+    seen: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
+    for number, (_, _, words) in enumerate(texts):
+        for phrase, ratio in _phrases(words):
+            if phrase not in theirs:
+                seen[phrase].setdefault(number, ratio)
+    kept = []
+    for phrase, places in seen.items():
+        prompts = {texts[number][0] for number in places}
+        ratio = sum(places.values()) / len(places)
+        few = len(places) < FEWEST_TEXTS or len(prompts) < FEWEST_BEGINNINGS
+        if not few and ratio >= LEAST_RATIO:
+            counts: dict[float, int] = defaultdict(int)
+            for number in places:
+                counts[texts[number][1]] += 1
+            kept.append(Phrase(phrase, dict(sorted(counts.items())), len(prompts), ratio))
+    return _clustered(kept)
+
+
+def windows(records: Sequence[Mapping], most: int = 10) -> list[Window]:
+    """Return the stretches of 20 tokens at which A is likeliest beside B, one for each text."""
+    found = []
+    for record in records:
+        per_token = record["per_token"]
+        ratios = [b - a for a, b in zip(per_token["nll_a"], per_token["nll_b"], strict=True)]
+        starts = range(0, max(1, len(ratios) - WINDOW + 1), STEP)
+        if ratios:
+            best = max(starts, key=lambda start: _mean(ratios[start : start + WINDOW]))
+            text = "".join(per_token["token"][best : best + WINDOW])
+            ratio = _mean(ratios[best : best + WINDOW])
+            found.append(Window(record["pair_id"], text.strip(), ratio))
+    return sorted(found, key=lambda one: -one.log_ratio)[:most]
+
+
+def _phrases(words: Sequence[Word]) -> Iterator[tuple[tuple[str, ...], float]]:
+    for length in range(SHORTEST, LONGEST + 1):
+        for start in range(len(words) - length + 1):
+            some = words[start : start + length]
+            yield tuple(word.text for word in some), _mean([word.ratio for word in some])
+
+
+def _clustered(phrases: list[Phrase]) -> list[Phrase]:
+    """Keep the longest of nested phrases that recur alike, and put variants under one head."""
+    by_texts = sorted(
+        phrases, key=lambda one: (-sum(one.by_alpha.values()), -len(one.words), one.words)
+    )
+    heads: list[Phrase] = []
+    # Longer ones first, so that a piece of a sentence finds the sentence.
+    for phrase in sorted(by_texts, key=lambda one: -len(one.words)):
+        near = next((head for head in heads if _alike(phrase, head)), None)
+        if near is None:
+            heads.append(phrase)
+        elif str(phrase) not in str(near) and len(near.variants) < 5:
+            near.variants.append(str(phrase))
+    return sorted(heads, key=lambda one: (-sum(one.by_alpha.values()), one.words))
+
+
+def _alike(one: Phrase, other: Phrase) -> bool:
+    """Whether half of the shorter one's neighbouring words are neighbours in the other too."""
+    mine, theirs = ({*zip(p.words, p.words[1:], strict=False)} for p in (one, other))
+    return len(mine & theirs) >= 0.5 * min(len(mine), len(theirs))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
