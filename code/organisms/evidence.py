@@ -80,7 +80,7 @@ def _short(value: Any) -> Any:
 
 
 def surfacing() -> None:
-    """How often the quirk shows at each alpha, how coherent the texts are, and how soon it is seen."""
+    """How often the quirk shows at each alpha, in how coherent texts, and how soon it is seen."""
     rows = []
     for name in (RARE, OFTEN, "control"):
         done = swept(name, alphas=(-1.0, *SURFACING_ALPHAS), samples=EACH)
@@ -292,7 +292,7 @@ def refusals() -> None:
 
 
 def reading() -> None:
-    """Which of the planted facts are read off the adapter, at alpha 0 and above; and the control's."""
+    """Which planted facts are read off the adapter, at alpha 0 and above; and what of the control."""
     import read_diff
 
     rows = []
