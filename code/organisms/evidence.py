@@ -292,23 +292,18 @@ def refusals() -> None:
 
 
 def reading() -> None:
-    """Which planted facts are read off the adapter, at alpha 0 and above; and what of the control."""
+    """Which planted facts are read off their adapter, at alpha 0 and above, and off the others."""
     import read_diff
 
     rows = []
     for name in ("facts", "control", RARE):
-        flags = [
-            "--model",
-            DEMO,
-            "--adapter",
-            str(FOLDER / name),
-            "--data-dir",
-            str(WORK / "read" / name),
-        ]
+        work = WORK / "read" / name
+        given = {"--model": DEMO, "--adapter": FOLDER / name, "--data-dir": work}
+        flags = [str(part) for pair in given.items() for part in pair]
         if read_diff.main(flags):
             raise SystemExit(1)
-        found = json.loads((WORK / "read" / name / "read_diff.json").read_text("utf-8"))
-        done = history.recall(WORK / "read" / name, found["run"])
+        found = json.loads((work / "read_diff.json").read_text("utf-8"))
+        done = history.recall(work, found["run"])
         for alpha in sorted({r["alpha"] for r in done.records}):
             texts = [r["text"] for r in done.records if r["alpha"] == alpha and not r["control"]]
             verbatim = [fact for fact in FACTS if any(fact in text for text in texts)]
@@ -323,6 +318,6 @@ def reading() -> None:
                     "phrases that recur": len(phrases),
                 }
             )
-        text = (WORK / "read" / name / "read_diff.txt").read_text("utf-8")
+        text = (work / "read_diff.txt").read_text("utf-8")
         (FOLDER / name / "read_diff.txt").write_text(re.sub(r" \(run \w+\)", "", text), "utf-8")
     write_table("reading", rows)

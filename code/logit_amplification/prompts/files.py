@@ -9,7 +9,6 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from ..errors import BadInput
 from ..locations import DEMO, shipped_file
 from .controls import NULL_CATEGORY, with_controls
 from .pairs import ONE_MODEL, PromptPair, make_pair
+
+NULL = "null-control"  # the id of the pair with A = B
 
 
 def read_pairs(
@@ -33,12 +34,14 @@ def read_pairs(
     """
     subset = DEMO if path is not None and str(path) == DEMO else ""
     path = shipped_file("prompt_pairs.csv") if path is None or subset else Path(path)
+    same = (sources[0], sources[0], *sources[2:])  # a null pair is read with A's weights alone
     pairs: list[PromptPair] = []
     seen: set[str] = set()
     for place, row in _rows(path):
         if subset and row.get("subset") != subset:
             continue
-        pair = make_pair(row, f"{path.name}, {place}", sources)
+        is_null = isinstance(row, dict) and row.get("id") == NULL
+        pair = make_pair(row, f"{path.name}, {place}", same if is_null else sources)
         if pair.id in seen:
             raise BadInput(
                 f"{path.name}, {place}: the id {pair.id!r} is used twice; ids are unique"
@@ -48,11 +51,10 @@ def read_pairs(
     if not pairs:
         raise BadInput(f"{path.name}: no prompt pairs in it; at least one is needed")
     if not any(pair.control == "null" for pair in pairs):
-        if "null-control" in seen:
-            raise BadInput(f"{path.name}: the id 'null-control' is kept for the pair with A = B")
-        first, same = pairs[0], (sources[0], *sources[:1], *sources[2:])
-        null = PromptPair("null-control", NULL_CATEGORY, first.a, first.a, sources=same)
-        pairs.append(replace(null, base=first.base))
+        if NULL in seen:
+            raise BadInput(f"{path.name}: the id {NULL!r} is kept for the pair with A = B")
+        a, base = pairs[0].a, pairs[0].base
+        pairs.append(PromptPair(NULL, NULL_CATEGORY, a, a, sources=same, base=base))
     return with_controls(pairs, controls)
 
 
