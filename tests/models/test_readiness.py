@@ -455,3 +455,24 @@ def test_faults_of_a_folder_are_named(tmp_path):
     assert local.faults(folder) == ["model-00001-of-00002.safetensors is damaged"]
     (folder / "model.safetensors.index.json").write_text("{")
     assert local.faults(folder) == ["no model.safetensors"]
+
+
+def test_what_stands_beside_the_model_counts(monkeypatch, tmp_path):
+    """Two checkpoints take twice the weights and as many keys and values; a base takes more."""
+    monkeypatch.setattr(
+        readiness.hardware, "memory", lambda: readiness.hardware.Memory(64 * 10**9, 64 * 10**9)
+    )
+    given = {"model": "demo", "device": "cpu", "dtype": "float32", "slots": 8}
+    plain, two, three = (
+        readiness.check_machine(settings=load_settings(**given, **more)).options[0]
+        for more in ({}, {"model_b": "demo"}, {"model_b": "demo", "model_base": "demo"})
+    )
+    assert two.weights == 2 * plain.weights and three.weights == 3 * plain.weights
+    assert two.keys_and_values == plain.keys_and_values
+    assert three.keys_and_values == 1.5 * plain.keys_and_values
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"x" * 1000)
+    asked = load_settings(**given, adapter=str(tmp_path))
+    adapted = readiness.check_machine(settings=asked).options[0]
+    assert adapted.weights == plain.weights + 2000
+    unknown = load_settings(**given, model_b=str(tmp_path))
+    assert not readiness.check_machine(settings=unknown).ready

@@ -91,6 +91,19 @@ class Plan(NamedTuple):
     device: str
     quantization: str
     dtype: str  # "auto", or as the setting DTYPE says
+    adapter: str = ""
+    model_b: str = ""  # ID, or ID@REVISION, as in the settings
+    model_base: str = ""
+
+    def other(self, name: str) -> Plan:
+        """The plan of MODEL_B or MODEL_BASE: another model, loaded as this one is."""
+        model, _, revision = name.partition("@")
+        return self._replace(model=model, revision=chosen_revision(model, revision or "auto"))
+
+    @property
+    def others(self) -> list[Plan]:
+        """The plans of the models beside."""
+        return [self.other(name) for name in (self.model_b, self.model_base) if name]
 
 
 class Readiness(NamedTuple):
@@ -116,6 +129,8 @@ def check_machine(model: str | None = None, settings: Any = None) -> Readiness:
     plan, environment = plan_of(settings) if settings else _read_settings(model)
     held, gpus = hardware.memory(), hardware.gpus()
     config = model_config(plan)
+    if any(model_config(other) is None for other in plan.others):
+        config = None  # what is beside it counts too
     options = [] if config is None else list(precisions(plan, config, held, gpus))
     asked = [option for option in options if option.quantization == plan.quantization]
     chosen = asked[0] if asked else None
@@ -129,6 +144,7 @@ def check_machine(model: str | None = None, settings: Any = None) -> Readiness:
         _disk(plan, fetched),
         *_token(plan, fetched),
         _model(plan, fetched),
+        *(_model(other, weights_to_fetch(other, model_config(other))) for other in plan.others),
         environment,
         _fit(plan, config, chosen, recommended, options),
     ]
@@ -172,6 +188,9 @@ def plan_of(settings: Any) -> tuple[Plan, Check]:
         settings.device,
         settings.quantization,
         settings.dtype,
+        settings.adapter,
+        settings.model_b,
+        settings.model_base,
     )
     found = [path for path in (ROOT / ".env", Path(".env")) if path.is_file()]
     return plan, Check("OK", ".env", "valid" if found else "none; the defaults count")
@@ -396,9 +415,16 @@ def option(
 ) -> Option:
     """Estimate the default sweep at one precision on a device with `free` bytes."""
     itemsize = ITEMSIZE[dtype]
-    weights = sizes.weight_bytes(config, quantization, itemsize)
-    cache = sizes.cache_shape(config)
-    each = sizes.slot_bytes(cache, config["vocab_size"], plan.length, itemsize)
+    beside = [model_config(other) for other in plan.others]
+    weights = sum(sizes.weight_bytes(one, quantization, itemsize) for one in [config, *beside])
+    weights += _adapter_bytes(plan)
+    # A row for A, one for B, which may be read with other weights, and one for a base.
+    rows_of_a_slot = [config, *([] if plan.model_b else [config]), *beside]
+    parts = [
+        sizes.slot_bytes(sizes.cache_shape(one), config["vocab_size"], plan.length, itemsize)
+        for one in rows_of_a_slot
+    ]
+    each = dict(parts[0], keys_and_values=sum(part["keys_and_values"] for part in parts) // 2)
     left = max(0, free - weights - PROCESS_BYTES)
     slots = sizes.choose_slots(device, sum(each.values()), left)
     if plan.slots is not None:
@@ -406,6 +432,12 @@ def option(
     rows = max(1, slots)
     held = (rows * each["keys_and_values"], rows * each["logits"])
     return Option(device, quantization, dtype, weights, *held, PROCESS_BYTES, free, slots)
+
+
+def _adapter_bytes(plan: Plan) -> int:
+    """What an adapter takes in memory, in float32; its file mostly has 16 bit."""
+    files = Path(plan.adapter).expanduser().glob("*.safetensors") if plan.adapter else ()
+    return 2 * sum(path.stat().st_size for path in files)
 
 
 def _fit(
