@@ -1,7 +1,7 @@
 """Hold model diffs and rates to what is known of the organisms: data/organisms and its figures.
 
     python code/study_organisms.py             # all of it (an hour on two cores)
-    python code/study_organisms.py surfacing   # some: surfacing, rates, refusals, reading
+    python code/study_organisms.py surfacing   # some: surfacing, rates, refusals, reading, page
 
 What the sweeps make is kept in .cache/organisms, so that the same command goes on where it stopped.
 The truth about the quirk is counted apart: code/count_organisms.py. Limits and batches stand in
@@ -14,13 +14,14 @@ import argparse
 import sys
 
 from logit_amplification.errors import exit_code
-from organisms import evidence
+from organisms import evidence, page
 
 PARTS = {
     "surfacing": evidence.surfacing,
     "rates": evidence.rates_in_batches,
     "refusals": evidence.refusals,
     "reading": evidence.reading,
+    "page": page.write,
 }
 
 

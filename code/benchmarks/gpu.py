@@ -14,7 +14,7 @@ from logit_amplification.engine.batched import BatchedEngine
 from logit_amplification.engine.interface import Cell, Contrast, Generation, Request, Stream
 from logit_amplification.errors import BadInput
 from logit_amplification.logits.sampling import make_sampler
-from logit_amplification.models import loading
+from logit_amplification.models import devices
 
 from .mistral_shape import SHAPES, shape
 from .results import Row
@@ -102,7 +102,7 @@ def small_model() -> tuple[Any, dict[str, Contrast]]:
     config = MistralConfig(**SHAPES["tiny"], sliding_window=None)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     streams = Stream((1, 5, 9, 33, 60)), Stream((1, 80, 81, 82, 83, 84, 85, 86, 87))
-    return model.to(loading.choose_device("auto")), {"p": Contrast(*streams)}
+    return model.to(devices.choose_device("auto")), {"p": Contrast(*streams)}
 
 
 def run_small(

@@ -24,7 +24,7 @@ from logit_amplification.engine import cache, slots
 from logit_amplification.engine.interface import Cell
 from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
-from logit_amplification.models import loading
+from logit_amplification.models import devices
 from logit_amplification.records.files import read_results
 from logit_amplification.records.journal import Journal, run_id
 from logit_amplification.sweeps.history import list_runs
@@ -65,7 +65,7 @@ def one_size(options: argparse.Namespace) -> Row:
     names = [name for name in subject.contexts if name != "edge-very-long"]
     names = names[: options.pairs or len(names)]
     cells = [Cell(names[n % len(names)], n / options.cells, 0) for n in range(options.cells)]
-    loaded_bytes = loading.peak_memory(torch.device("cpu"))
+    loaded_bytes = devices.peak_memory(torch.device("cpu"))
     changed = {"max_new_tokens": options.tokens, "stop_ids": frozenset(), "slots": options.slots}
     list(subject.generate(cells[:1], **changed | {"max_new_tokens": 2}))  # warm
     with prefills_timed() as prefilled:
@@ -83,7 +83,7 @@ def one_size(options: argparse.Namespace) -> Row:
         "contexts prefilled": len(prefilled),
         "prefill, s": f"{sum(prefilled):.2g}",
         "peak memory above the model, MB": (
-            f"{(loading.peak_memory(torch.device('cpu')) - loaded_bytes) / 1e6:.0f}"
+            f"{(devices.peak_memory(torch.device('cpu')) - loaded_bytes) / 1e6:.0f}"
         ),
         "estimated by slots=auto, MB": f"{predicted / 1e6:.0f}",
     }

@@ -25,7 +25,7 @@ from logit_amplification.engine.interface import MODEL, Cell, Contrast, Request,
 from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
 from logit_amplification.logits.sampling import make_sampler
-from logit_amplification.models import loading, readiness, sizes
+from logit_amplification.models import devices, loading, readiness, sizes
 from logit_amplification.prompts.files import read_pairs
 from logit_amplification.settings import Settings, load_settings
 
@@ -88,7 +88,7 @@ def true_size(options: argparse.Namespace) -> list[Row]:
     settings = load_settings(
         model=str(folder_of(options.shape)), quantization=quantization, dtype="auto"
     )
-    device = loading.choose_device("auto")
+    device = devices.choose_device("auto")
     speed = bandwidth(device)
     held = OwnMemory()
     started = time.perf_counter()
@@ -115,7 +115,7 @@ def true_size(options: argparse.Namespace) -> list[Row]:
         seconds = statistics.median(b - a for a, b in pairwise(at))
         each = slots.slot_bytes([model] * 2, length)
         read = weights + number * each["keys_and_values"]
-        peak = held.most if own else loading.peak_memory(device)
+        peak = held.most if own else devices.peak_memory(device)
         load_peak = load_peak if own else peak
         shape_of = SHAPES[options.shape]
         estimated = sizes.weight_bytes(shape_of, quantization, model.dtype.itemsize)

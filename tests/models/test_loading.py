@@ -11,7 +11,8 @@ from conftest import save_tiny_mistral
 from logit_amplification.engine.forward import next_logits
 from logit_amplification.errors import BadInput
 from logit_amplification.models import hardware, loading
-from logit_amplification.models.loading import choose_dtype, load_model
+from logit_amplification.models.devices import choose_dtype
+from logit_amplification.models.loading import load_model
 from logit_amplification.settings import load_settings
 
 CPU = torch.device("cpu")
@@ -85,7 +86,7 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(monkeypatch, tiny
         refuse(settings, cuda, torch.float16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     refuse(settings, cuda, torch.float16)
-    monkeypatch.setattr(loading, "_mps_has_bfloat16", lambda: False)
+    monkeypatch.setattr(loading, "mps_has_bfloat16", lambda: False)
     with pytest.raises(BadInput, match="needs macOS 14 on Apple's GPU; allowed: auto, float16"):
         refuse(settings, mps, torch.bfloat16)
     refuse(settings, mps, torch.float16)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import BadInput
-from ..models import loading
+from ..models import devices, loading
 from ..models.local import read_json
 from ..models.spec import ModelSpec
 from ..progress import Bar
@@ -47,7 +47,7 @@ def find_judge(settings: Settings) -> Judge | None:
             f"JUDGE = {settings.judge!r}: its architecture is {kinds[0]}; allowed: a model for "
             "text classification (...ForSequenceClassification)"
         )
-    device = loading.choose_device(settings.device)
+    device = devices.choose_device(settings.device)
     return Judge(folder, device, {"model": settings.judge, **origin})
 
 

@@ -9,7 +9,6 @@ import io
 import logging
 import os
 import platform
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -17,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from ..errors import BadInput
@@ -26,6 +24,7 @@ from ..progress import Bar
 from ..settings import Settings
 from . import hardware, hub, sizes
 from .adapters import adapter_config, with_adapter
+from .devices import choose_device, choose_dtype, mps_has_bfloat16
 from .local import DEMO_INSTALL, DEMO_PACKAGE, WANTED_FILES, read_json
 from .spec import ModelSpec, model_spec, other_spec
 
@@ -214,33 +213,6 @@ def _load(spec: ModelSpec) -> LoadedModel:
     )
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device called `name`; `auto` is the GPU if there is one."""
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(kind for kind, there in available.items() if there)
-    if not available[name]:
-        there = ", ".join(kind for kind, there in available.items() if there)
-        raise BadInput(f"DEVICE = {name!r}: this machine has none; allowed here: auto, {there}")
-    return torch.device(name)
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the number format called `name`; `auto` is bfloat16 where the hardware has it."""
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float16
-    if device.type == "mps":
-        return torch.bfloat16 if _mps_has_bfloat16() else torch.float16
-    return getattr(torch, hardware.cpu_dtype())
-
-
 def refuse_what_cannot_work(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
     """Raise BadInput for a precision that this device or installation does not have."""
     if spec.quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
@@ -257,7 +229,7 @@ def refuse_what_cannot_work(spec: ModelSpec, device: torch.device, dtype: torch.
                 "QUANTIZATION = '8bit' needs an NVIDIA GPU of compute capability 7.5, this one has "
                 f"{capability[0]}.{capability[1]}; allowed here: none, 4bit"
             )
-    if device.type == "mps" and dtype == torch.bfloat16 and not _mps_has_bfloat16():
+    if device.type == "mps" and dtype == torch.bfloat16 and not mps_has_bfloat16():
         raise BadInput("DTYPE = 'bfloat16' needs macOS 14 on Apple's GPU; allowed: auto, float16")
 
 
@@ -281,10 +253,6 @@ def refuse_what_cannot_fit(
             f"{weights[spec.quantization] / 1e9:.1f} GB and the {device.type} here has "
             f"{memory / 1e9:.1f}; allowed here: {', '.join(fitting) or 'no precision, see DEVICE'}"
         )
-
-
-def _mps_has_bfloat16() -> bool:
-    return torch.backends.mps.is_macos_or_newer(14, 0)
 
 
 def quantization_config(name: str, dtype: torch.dtype) -> Any:
@@ -432,37 +400,3 @@ def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 
 def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-# ------------------------------------------------------------------------------------ the machine
-
-
-def describe_hardware(device: torch.device) -> dict[str, Any]:
-    """Return the machine in words: no host name, no paths."""
-    return {
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "cpu_threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-    }
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the bytes that are free where the model runs."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return hardware.memory().free
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the most bytes this process has held: on the GPU if it runs there, else in RAM."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    memory = psutil.Process().memory_info()
-    if hasattr(memory, "peak_wset"):  # Windows
-        return memory.peak_wset
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak

@@ -11,7 +11,7 @@ from ..engine.cpu.compiled import can_compile, has_compiler
 from ..engine.interface import Contrast
 from ..engine.slots import slot_bytes
 from ..engine.step import kind_of_step
-from ..models import loading, sizes
+from ..models import devices, sizes
 from ..models.loading import LoadedModel
 from ..records.journal import Kept
 from ..settings import Settings
@@ -62,7 +62,7 @@ def choose_slots(
     each = slot_bytes(rows_of_a_slot(model.sources, contrasts), length)
     weights = model.weight_bytes()
     packed = weights if step != "eager" else 0  # once more, in another order
-    free = max(0, loading.free_memory(model.device) - packed)
+    free = max(0, devices.free_memory(model.device) - packed)
     number, chosen = settings.slots, "given"
     if number == "auto":
         fitting = sizes.choose_slots(model.device.type, sum(each.values()), free)

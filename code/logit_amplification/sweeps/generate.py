@@ -11,7 +11,7 @@ from ..engine.interface import Cell, Contrast, Generation, Request
 from ..engine.slots import slot_bytes
 from ..errors import BadInput
 from ..logits.amplification import Rule, amplify
-from ..models import loading, sizes
+from ..models import devices, sizes
 from ..models.loading import LoadedModel
 from ..prompts.chat import EncodedPair, encode_pairs
 from ..prompts.pairs import Message, make_pair
@@ -113,7 +113,7 @@ def _made(
     contrast = Contrast.of(encoded)
     length = max(len(stream.ids) for stream in contrast.streams) + settings.max_new_tokens
     each = sum(slot_bytes(rows_of_a_slot(model.sources, [contrast]), length).values())
-    fitting = sizes.choose_slots(model.device.type, each, loading.free_memory(model.device))
+    fitting = sizes.choose_slots(model.device.type, each, devices.free_memory(model.device))
     engine = BatchedEngine(model.sources, max(1, min(len(cells), fitting)))
     request = Request.of(settings, model.stop_ids, rule=rule)
     return list(engine.generate(cells, {encoded.pair.id: contrast}, request))

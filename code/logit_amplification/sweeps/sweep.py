@@ -14,7 +14,7 @@ from ..errors import BadInput, Interrupted
 from ..evaluation.judge import find_judge, label_answers
 from ..evaluation.wording import power_sentence
 from ..logits.amplification import Rule, amplify
-from ..models import loading
+from ..models import devices
 from ..models.loading import LoadedModel
 from ..models.spec import OTHERS
 from ..progress import SweepBar
@@ -109,14 +109,14 @@ def sweep(
             "slots": batch,
             "fewest_threads": getattr(getattr(engine, "threads", None), "fewest", None),
             "chat": describe_chat(model.tokenizer),
-            "hardware": loading.describe_hardware(model.device),
+            "hardware": devices.describe_hardware(model.device),
             "generations": {"planned": len(planned), "made_in_this_call": len(missing)},
             "throughput": {
                 "tokens": tokens,
                 "seconds": round(seconds, 3),
                 "tokens_per_second": round(tokens / seconds, 2),
             },
-            "peak_memory_bytes": loading.peak_memory(model.device),
+            "peak_memory_bytes": devices.peak_memory(model.device),
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         journal.write("plan.json", plan | {"metadata": metadata})
