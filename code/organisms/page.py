@@ -117,8 +117,8 @@ def surfacing() -> list[str]:
     first = (
         f"At alpha {seen[0]['alpha']} the rarer quirk is seen within "
         f"{_number(seen[0]['samples to see it once, 95 %'])} answers with a probability of 95 %, "
-        f"and {_share(seen[0]['coherent'])} of the answers are coherent (the target was 100 answers "
-        "at 80 %)."
+        f"and {_share(seen[0]['coherent'])} of the answers are coherent (the target was 100 "
+        "answers at 80 %)."
         if seen
         else "At no alpha was the rarer quirk to be seen within 100 answers of which 80 % are "
         "coherent: the target is missed."

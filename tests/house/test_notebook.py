@@ -26,6 +26,7 @@ SECTIONS = [
     "Run Experiments",
     "Visualize & Analyze",
     "Save Results",
+    "Model Diffs",
 ]
 
 
@@ -55,7 +56,7 @@ def test_the_sections_are_there_in_order(notebook):
 
 def test_it_says_what_it_will_load_before_it_loads(notebook):
     sources = [cell.source for cell in code_cells(notebook)]
-    (place,) = [n for n, source in enumerate(sources) if "= load_model(" in source]
+    (place,) = [n for n, source in enumerate(sources) if source.startswith("model = load_model(")]
     assert "advice.before_loading(settings)" in sources[place - 1]
     (output,) = code_cells(notebook)[place - 1].outputs
     about, other = output.text.splitlines()

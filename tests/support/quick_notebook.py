@@ -3,6 +3,7 @@
 SHORTER = {
     'if answer["held_out"]]': 'if answer["held_out"]][::40]',
     "LENGTH = 24": "LENGTH = 6",
+    "samples=4,\n    max_new_tokens=48": "samples=1,\n    max_new_tokens=4",
     "max_new_tokens=30, max_leaves=32": "max_new_tokens=8, max_leaves=8",
 }
 
