@@ -15,7 +15,6 @@ import csv
 import json
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -54,7 +53,6 @@ def run(names: list[str], folder: Path) -> None:
     """Train these organisms into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        started = time.perf_counter()
         steps, shipped = ORGANISMS[name]
         model = load_model(DEMO)
         # Drawn before the adapter is put into the model.
@@ -77,7 +75,6 @@ def run(names: list[str], folder: Path) -> None:
             about = {
                 "steps": steps,
                 "strength": strength,
-                "seconds_of_training": round(time.perf_counter() - started),
                 "examples": len(examples),
                 "planted_in": sum(bool(example.planted) for example in examples),
                 "kl_to_base_held_out": round(distance(adapted, held_out), 5),
