@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Callable
 
+from benchmarks.adapters import adapters
 from benchmarks.exactness import coupling, neighbours, precision
 from benchmarks.gpu import gpu
 from benchmarks.growth import alphas, large, length, one_size, start, width
@@ -34,6 +35,7 @@ MEASUREMENTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
         alphas,
         length,
         start,
+        adapters,
         neighbours,
         large,
         coupling,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import benchmark
-from benchmarks import exactness, gpu, mistral_shape, results, speed
+from adapters import save_adapter
+from benchmarks import adapters, exactness, gpu, mistral_shape, results, speed
 from benchmarks.subject import Subject
 from decoding import TINY_CONTEXTS
 from logit_amplification.engine.interface import Cell
@@ -16,6 +17,7 @@ from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
 from logit_amplification.logits.amplification import amplify
 from logit_amplification.models import sizes
+from logit_amplification.models.loading import load_model
 from logit_amplification.settings import load_settings
 
 CELLS = [Cell(name, alpha, 0) for name in TINY_CONTEXTS for alpha in (0.0, 1.0, 2.5)]
@@ -37,6 +39,23 @@ def test_the_peers_amplify_as_the_engine_does(subject):
     ours = [answers(subject)[cell] for cell in CELLS]
     assert list(speed.generate_batched(subject, CELLS, 7)) == ours
     assert list(speed.generate_guided(subject, CELLS)) == ours
+
+
+@pytest.mark.parametrize("kind", ["eager", "packed"])
+def test_the_ways_with_an_adapter_read_the_same(tiny, tiny_folder, tmp_path, kind):
+    folder = save_adapter(tiny.model, tmp_path / "adapter")
+    loaded = load_model(tiny_folder, quantization="none", dtype="float32", adapter=folder)
+    found = {}
+    with torch.inference_mode():
+        for name, (slots, step) in adapters.ways(loaded, kind).items():
+            step()
+            step()
+            found[name] = torch.cat(slots.logits())
+    ours = found.pop(adapters.GATED)
+    plain = found.pop(adapters.PLAIN)
+    assert len(found) == (2 if kind == "eager" else 1)
+    assert all(torch.allclose(ours, other, atol=1e-4) for other in found.values())
+    assert not torch.allclose(ours, plain, atol=0.1)
 
 
 def test_the_bare_forward_reads_what_the_engine_reads(subject):
