@@ -276,6 +276,21 @@ def test_another_pair_and_a_pair_of_ones_own(shown, two_pairs):
     assert shown.state.encoded.pair is two_pairs[1]  # with its own random numbers again
 
 
+def test_a_prefill_and_a_raw_text_can_be_typed(shown):
+    shown.fields["A", "prefill"].value = "Well"
+    shown.buttons["read"].click()
+    typed = shown.state.encoded.pair
+    assert typed.a[-1] == {"role": "assistant", "content": "Well"}
+    assert typed.b[-1]["role"] == "user"
+    shown.raw["B"].value = True
+    assert shown.fields["B", "prefill"].disabled and not shown.fields["A", "prefill"].disabled
+    shown.fields["B", "user"].value = "Once upon"
+    shown.buttons["read"].click()
+    assert shown.state.encoded.pair.b == ({"role": "raw", "content": "Once upon"},)
+    shown.pair.value = "tone"  # another pair brings its own
+    assert not shown.raw["B"].value and shown.fields["A", "prefill"].value == ""
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
