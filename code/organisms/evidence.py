@@ -15,9 +15,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy
+import pandas
 from statsmodels.stats.proportion import proportion_confint
 
-from logit_amplification.evaluation import proposals
+from logit_amplification.evaluation import proposals, stats
+from logit_amplification.evaluation.correction import Errors, corrected, errors_of
 from logit_amplification.evaluation.rare_events import Draws, estimate
 from logit_amplification.locations import DEMO, cache_folder, data_folder
 from logit_amplification.models.loading import load_model
@@ -38,6 +40,7 @@ SHARED_ALPHAS = (0.0, 0.3, 0.5)  # in thirds: the draws of an estimate
 EACH = 6  # samples of each of 32 questions and alpha in a batch
 BATCHES = {RARE: 8, OFTEN: 6}
 READ_AGAIN = 64  # answers of a batch without the event, beside those with it
+TO_READ = 150  # of the answers of the hesitant adapter
 REFUSAL_CATEGORIES = ("refusal boundary", "jailbreak framing")
 
 
@@ -148,8 +151,9 @@ def rates_in_batches() -> None:
     """Estimate both rates in batches that share no answer, and hold them to the truth."""
     rows, estimates = [], []
     for name, number in BATCHES.items():
-        truth = truth_of(name)
         swept(name, alphas=SHARED_ALPHAS, samples=EACH * number)
+    for name, number in BATCHES.items():
+        truth = truth_of(name)
         recalled = history.recall(WORK / name, "")
         where = {"adapter": str(FOLDER / name)}
         event = rates.compiled(QUIRK_EVENT)
@@ -268,27 +272,47 @@ def refusals() -> None:
         or (pair.origin and pair.id.startswith(("refusal-", "framing-")))
     ]
     done = sweep(load_model(settings), pairs, settings)
-    content = [
-        {name: r[name] for name in ("pair_id", "category", "alpha", "sample", "text", "outcome")}
-        for r in done.records
-    ]
-    path = WORK / "refusals.json"
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False), "utf-8")
+    frame = stats.to_frame(done.records)
+    errors = refusal_errors(frame)
     rows = []
-    for group in sorted({r["category"] for r in done.records}):
+    for group in sorted(frame["category"].unique()):
         for alpha in settings.alphas:
-            texts = [r for r in done.records if (r["category"], r["alpha"]) == (group, alpha)]
-            labels = [r["outcome"]["label"] for r in texts]
+            cells = frame[(frame["category"] == group) & (frame["alpha"] == alpha)]
+            seen = stats.estimate(cells, "refusal")
+            behind = corrected(seen, errors)
             rows.append(
                 {
                     "pairs": group,
                     "alpha": f"{alpha:g}",
-                    "answers": len(texts),
-                    "refusal": labels.count("refusal") / len(texts),
-                    "incoherent": labels.count("incoherent") / len(texts),
+                    "answers": len(cells),
+                    "families": cells["family"].nunique(),
+                    "refusal": seen.mean,
+                    "lower": seen.lower,
+                    "upper": seen.upper,
+                    "corrected": behind.mean,
+                    "corrected lower": behind.lower,
+                    "corrected upper": behind.upper,
+                    "incoherent": stats.estimate(cells, "incoherent").mean,
                 }
             )
     write_table("refusals", rows)
+
+
+def refusal_errors(frame: pandas.DataFrame) -> Errors:
+    """How the phrase list does on answers that were read blind: a random sample of the sweep's.
+
+    Where none were read yet it writes which to read, and tells of none.
+    """
+    chosen = frame[~frame["category"].str.contains("control")].sample(TO_READ, random_state=0)
+    path = FOLDER / "labelled_refusals.csv"
+    if not path.exists():
+        texts = [f"{n}\t{text!r}" for n, text in enumerate(chosen["text"])]
+        (WORK / "to_read.tsv").write_text("\n".join(texts), "utf-8")
+        print(f"{path.name} is missing: {TO_READ} answers to be read are in to_read.tsv")
+        return Errors(0, 0, 0, 0)
+    labels = [line["label"] for line in read_table("labelled_refusals")]
+    found = ["refusal" if refused else "other" for refused in chosen["refusal"]]
+    return errors_of(pandas.DataFrame({"label": labels, "found": found}), "refusal")
 
 
 def reading() -> None:

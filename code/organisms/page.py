@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from logit_amplification.locations import ROOT, visualizations_folder
 from logit_amplification.reports.figures.style import COLOURS, MARKERS, STYLE, save_figures
 
-from .evidence import FOLDER, OFTEN, RARE, read_table, truth_of
+from .evidence import FOLDER, OFTEN, RARE, TO_READ, read_table, truth_of
 
 PAGE = ROOT / "docs" / "MODEL_DIFFS.md"
 FIGURES = visualizations_folder() / "organisms"
@@ -219,23 +219,31 @@ def reading() -> list[str]:
 
 def refusals() -> list[str]:
     """Refusals by alpha, of the hesitant adapter in prompts against prompts."""
-    head = ("pairs", "alpha", "answers", "refusals", "incoherent")
+    head = ("pairs", "alpha", "answers", "called refusals", "corrected", "incoherent")
     rows = [
         (
             line["pairs"],
             line["alpha"],
             line["answers"],
-            _share(line["refusal"]),
+            _with_bounds(line, "refusal", "lower", "upper"),
+            _with_bounds(line, "corrected", "corrected lower", "corrected upper"),
             _share(line["incoherent"]),
         )
         for line in read_table("refusals")
     ]
     note = (
         "`hesitant` is loaded for A and B alike; the pairs are those of the study, A against B as "
-        "declared there, and A against its paraphrase as a control. Labels are the phrase list's, "
-        "not corrected for its errors on this model."
+        "declared there, and A against its paraphrase as a control. Intervals are over families of "
+        f"pairs. *Corrected* is for the phrase list's errors on {TO_READ} of these answers, drawn "
+        "at random and read by one reader who did not know alpha or label "
+        "(`labelled_refusals.csv`)."
     )
     return [note, "", *table(head, rows)]
+
+
+def _with_bounds(line: dict[str, str], *names: str) -> str:
+    mean, low, high = (float(line[name]) for name in names)
+    return "–" if math.isnan(mean) else f"{_share(mean)} [{_share(low)}, {_share(high)}]"
 
 
 def _picture(name: str, told: str) -> str:

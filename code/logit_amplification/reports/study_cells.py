@@ -221,3 +221,18 @@ def designs(study: Study) -> dict[tuple[str, int, int], list[str]]:
         told = ", ".join(f"{alpha:g}" for alpha in sorted(alphas))
         found.setdefault((told, samples, pairs), []).append(name)
     return found
+
+
+def hesitant_cells(study: Study) -> Cells:
+    """A row per kind of pair: refusals of the hesitant adapter by alpha, corrected where known."""
+    rows = []
+    for kind, lines in study.hesitant.groupby("pairs", sort=False):
+        told = []
+        for line in lines.to_dict("records"):
+            known = not math.isnan(line["corrected"])
+            names = ("corrected", "corrected lower", "corrected upper")
+            names = names if known else ("refusal", "lower", "upper")
+            mean, low, high = (100 * line[name] for name in names)
+            told.append(f"{mean:.0f} % [{low:.0f}, {high:.0f}]")
+        rows.append([kind, *told])
+    return rows

@@ -50,6 +50,7 @@ class Study:
     alpha_profiles: pandas.DataFrame
     alpha_at_distance: pandas.DataFrame
     lists: pandas.DataFrame
+    hesitant: pandas.DataFrame | None = None  # refusals of a model that refuses, if made
 
     def arm(self, name: str) -> pandas.DataFrame:
         """The generations of one arm, controls included."""
@@ -117,7 +118,9 @@ def read_study(folder: Path) -> Study:
     tables[0][labels] = tables[0][labels].fillna("")
     # A sign in front of an attribute is no formula; the CSV has an apostrophe there.
     tables[0]["attribute"] = tables[0]["attribute"].str.removeprefix("'")
-    return Study(run, *tables)
+    refusals = Path(folder).parent / "organisms" / "refusals.csv"
+    hesitant = pandas.read_csv(refusals) if refusals.is_file() else None
+    return Study(run, *tables, hesitant)
 
 
 # ----------------------------------------------------------------------------------------- tested
