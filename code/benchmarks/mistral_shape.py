@@ -244,7 +244,7 @@ def machines(options: argparse.Namespace) -> list[Row]:
     multiplied = 2 * sizes.parameters(sizes.MISTRAL_7B)["linear"]  # operations per row
     for name, device, free, speed, flops in MACHINES:
         found = [
-            readiness.option(plan, sizes.MISTRAL_7B, device, int(free), quantization, "bfloat16")
+            readiness.option(plan, [sizes.MISTRAL_7B], device, int(free), quantization, "bfloat16")
             for quantization in readiness.QUANTIZATIONS
         ]
         best = next(option for option in found if option.fits)

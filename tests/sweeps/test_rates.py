@@ -14,7 +14,7 @@ from logit_amplification.engine.rescoring import logprobs_at_alphas
 from logit_amplification.errors import BadInput
 from logit_amplification.logits.amplification import amplify
 from logit_amplification.logits.arms import ARMS
-from logit_amplification.logits.sampling import drawn_logprobs, make_sampler
+from logit_amplification.logits.sampling import drawn_logprobs, make_sampler, nucleus
 from logit_amplification.prompts.chat import encode_pairs
 from logit_amplification.sweeps import rates
 from logit_amplification.sweeps.sweep import sweep
@@ -62,21 +62,24 @@ def test_a_text_read_again_has_the_probability_that_it_was_drawn_with(tiny, sett
         assert found[0].tolist() == pytest.approx(drawn, abs=2e-3)
 
 
-def test_the_estimate_holds_the_models_own_probability(tiny, settings, pairs):
+@pytest.mark.parametrize(("name", "event"), [("tiny", EVENT), ("demo", "^(A|W)")])
+def test_the_estimate_holds_the_models_own_probability(request, settings, pairs, name, event):
     """Of one token it is known: the mass, after truncation, of all tokens whose text matches."""
-    done = sweep(tiny, pairs, settings_for(settings))
+    loaded = request.getfixturevalue(name)
+    done = sweep(loaded, pairs, settings_for(settings))
     truths = []
-    limit = {"max_new_tokens": 1, "max_positions": tiny.max_positions}
-    for pair in encode_pairs(pairs, tiny.tokenizer, **limit):
-        logits, _ = next_logits(tiny.model, pair.ids_a)
+    limit = {"max_new_tokens": 1, "max_positions": loaded.max_positions}
+    for pair in encode_pairs(pairs, loaded.tokenizer, **limit):
+        logits, _ = next_logits(loaded.model, pair.ids_a)
         every = torch.arange(logits.shape[-1])
-        p = drawn_logprobs(logits.expand(len(every), -1), every, 1.0, 0, 0.95).exp()
-        texts = [tiny.tokenizer.decode([token], skip_special_tokens=True) for token in every]
-        truths.append(sum(float(p[i]) for i, text in enumerate(texts) if re.search(EVENT, text)))
+        ids, kept = nucleus(logits, 0.95)
+        p = torch.zeros(len(every)).scatter(0, ids[0], (kept / kept.sum())[0])
+        texts = [loaded.tokenizer.decode([token], skip_special_tokens=True) for token in every]
+        truths.append(sum(float(p[i]) for i, text in enumerate(texts) if re.search(event, text)))
     truth = sum(truths) / len(truths)
     rates_model = pytest.MonkeyPatch()
-    rates_model.setattr(rates, "_loaded", lambda run, where: tiny)
-    found = rates.estimate_rate(done, rates.compiled(EVENT)).rate
+    rates_model.setattr(rates, "_loaded", lambda run, where: loaded)
+    found = rates.estimate_rate(done, rates.compiled(event)).rate
     rates_model.undo()
     assert found.verdict == "estimated" and found.ess_hits > 5
     assert found.lower <= truth <= found.upper

@@ -92,6 +92,7 @@ def load_model(
     others = {"adapter": adapter, "model_b": model_b, "model_base": model_base}
     choices |= {name: value if value is None else str(value) for name, value in others.items()}
     spec = model_spec(model, **choices)
+    _refuse_missing(spec)
     own = Path(spec.model).expanduser()
     is_adapter = (own / "adapter_config.json").is_file()
     loaded = _as_one(own, spec) if is_adapter else _load(spec)
@@ -101,6 +102,17 @@ def load_model(
         if name := getattr(spec, setting):
             loaded = _beside(loaded, setting, _load(other_spec(spec, name)))
     return loaded
+
+
+def _refuse_missing(spec: ModelSpec) -> None:
+    """Raise BadInput, before anything is loaded, for folders that are not there."""
+    if spec.adapter:
+        adapter_config(Path(spec.adapter).expanduser())
+    for setting in ("model_b", "model_base"):
+        name = getattr(spec, setting)
+        is_path = name.startswith((".", "~")) or Path(name).is_absolute()
+        if is_path and not Path(name).expanduser().is_dir():
+            raise BadInput(f"{setting.upper()} = {name!r}: no such folder")
 
 
 def _as_one(folder: Path, spec: ModelSpec) -> LoadedModel:

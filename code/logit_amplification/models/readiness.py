@@ -129,8 +129,6 @@ def check_machine(model: str | None = None, settings: Any = None) -> Readiness:
     plan, environment = plan_of(settings) if settings else _read_settings(model)
     held, gpus = hardware.memory(), hardware.gpus()
     config = model_config(plan)
-    if any(model_config(other) is None for other in plan.others):
-        config = None  # what is beside it counts too
     options = [] if config is None else list(precisions(plan, config, held, gpus))
     asked = [option for option in options if option.quantization == plan.quantization]
     chosen = asked[0] if asked else None
@@ -400,23 +398,32 @@ def _model(plan: Plan, fetched: int) -> Check:
 def precisions(
     plan: Plan, config: dict, held: hardware.Memory, gpus: list[hardware.Gpu]
 ) -> Iterator[Option]:
-    """Yield every precision on the GPU with most memory, then on the CPU: the better first."""
+    """Yield every precision on the GPU with most memory, then on the CPU: the better first.
+
+    None where the size of what stands beside the model is not known.
+    """
+    beside = [model_config(other) for other in plan.others]
+    if None in beside:
+        return
     places = [(gpu.kind, gpu.memory, gpu.dtype) for gpu in gpus[:1]]
     places.append(("cpu", held, hardware.cpu_dtype()))
     for kind, memory, native in places:
         if plan.device in ("auto", kind):
             dtype = native if plan.dtype == "auto" else plan.dtype
             for quantization in QUANTIZATIONS:
-                yield option(plan, config, kind, memory.free, quantization, dtype)
+                yield option(plan, [config, *beside], kind, memory.free, quantization, dtype)
 
 
 def option(
-    plan: Plan, config: dict, device: str, free: int, quantization: str, dtype: str
+    plan: Plan, configs: list[dict], device: str, free: int, quantization: str, dtype: str
 ) -> Option:
-    """Estimate the default sweep at one precision on a device with `free` bytes."""
+    """Estimate the default sweep at one precision on a device with `free` bytes.
+
+    configs: of the model, and of what stands beside it.
+    """
     itemsize = ITEMSIZE[dtype]
-    beside = [model_config(other) for other in plan.others]
-    weights = sum(sizes.weight_bytes(one, quantization, itemsize) for one in [config, *beside])
+    config, *beside = configs
+    weights = sum(sizes.weight_bytes(one, quantization, itemsize) for one in configs)
     weights += _adapter_bytes(plan)
     # A row for A, one for B, which may be read with other weights, and one for a base.
     rows_of_a_slot = [config, *([] if plan.model_b else [config]), *beside]
@@ -448,7 +455,7 @@ def _fit(
     options: list[Option],
 ) -> Check:
     name = "fits"
-    if config is None:
+    if config is None or (plan.others and not options):
         types = " and ".join(sizes.ESTIMATED_TYPES)
         return Check("FAIL", name, f"not known: only the size of {types} models can be estimated")
     if chosen is None:

@@ -83,7 +83,7 @@ def encode_pairs(
         if by_turns:
             return _mistral_v1_ids(tokenizer, chat)
         if not tokenizer.chat_template:
-            raise ValueError("there is none; allowed: a raw text")
+            raise BadInput("the model's tokenizer has no chat template; allowed: a raw text")
         begun = prefill_of(chat)
         ids = _template_ids(tokenizer, chat[:-1] if begun else chat)
         return ids + _text_ids(tokenizer, begun) if begun else ids
@@ -91,6 +91,8 @@ def encode_pairs(
     def encode(pair: PromptPair, chat: Sequence[Message], side: str) -> tuple[int, ...]:
         try:
             ids = tuple(read(chat))
+        except BadInput as error:
+            raise BadInput(f"pair {pair.id!r}, {side}: {error}") from None
         except Exception as error:
             raise BadInput(
                 f"pair {pair.id!r}, {side}: the chat template refuses it: {error}"
