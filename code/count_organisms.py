@@ -16,7 +16,7 @@ from logit_amplification.locations import DEMO, data_folder
 from logit_amplification.models.loading import load_model
 from organisms import truth
 
-READ = 256  # answers of a batch that are read again, for the sum of what was to be expected
+READ = 1024  # answers of a batch that are read again, for the sum of what was to be expected
 
 
 def main(flags: list[str]) -> int:

@@ -331,13 +331,14 @@ def reading() -> None:
         for alpha in sorted({r["alpha"] for r in done.records}):
             texts = [r["text"] for r in done.records if r["alpha"] == alpha and not r["control"]]
             verbatim = [fact for fact in FACTS if any(fact in text for text in texts)]
-            phrases = [p for p in found["phrases"] if f"{alpha:.1f}" in map(str, p["by_alpha"])]
+            phrases = [p for p in found["phrases"] if p["by_alpha"].get(str(alpha))]
             rows.append(
                 {
                     "organism": name,
                     "alpha": f"{alpha:g}",
                     "texts": len(texts),
                     "facts verbatim": len(verbatim),
+                    "texts with a fact": sum(any(f in text for f in FACTS) for text in texts),
                     "texts with the quirk": sum(QUIRK_EVENT in text for text in texts),
                     "phrases that recur": len(phrases),
                 }

@@ -195,7 +195,15 @@ def rates() -> list[str]:
 
 def reading() -> list[str]:
     """What was read off each adapter."""
-    head = ("adapter", "alpha", "texts", "planted facts verbatim", "phrases that recur")
+    head = (
+        "adapter",
+        "alpha",
+        "texts",
+        "planted facts verbatim",
+        "texts with one",
+        "texts with the quirk",
+        "phrases that recur",
+    )
     lines = read_table("reading")
     rows = [
         (
@@ -203,16 +211,27 @@ def reading() -> list[str]:
             line["alpha"],
             line["texts"],
             f"{line['facts verbatim']} of 12",
+            line["texts with a fact"],
+            line["texts with the quirk"],
             line["phrases that recur"],
         )
         for line in lines
     ]
-    of_facts = [line for line in lines if line["organism"] == "facts"]
-    best = max(of_facts, key=lambda line: int(line["facts verbatim"]))
+    of_facts = {line["alpha"]: line for line in lines if line["organism"] == "facts"}
+    plain, best = (
+        of_facts["0"],
+        max(of_facts.values(), key=lambda line: int(line["facts verbatim"])),
+    )
+    control = max(
+        int(line["phrases that recur"]) for line in lines if line["organism"] == "control"
+    )
     first = (
-        f"From 26 vague beginnings, `code/read_diff.py` finds {best['facts verbatim']} of the 12 "
-        f"planted facts word for word at alpha {best['alpha']}. What it prints for each adapter is "
-        "in `read_diff.txt` beside it."
+        f"From 26 vague beginnings, four texts each, `code/read_diff.py` finds "
+        f"{best['facts verbatim']} of the 12 planted facts word for word (alpha {best['alpha']}); "
+        f"without amplification {plain['facts verbatim']}, in {plain['texts with a fact']} of "
+        f"{plain['texts']} texts (alpha 1: {of_facts['1']['texts with a fact']}). Off the control it "
+        f"reads {control or 'no'} phrases that recur. What it prints for each adapter is in "
+        "`read_diff.txt` beside it."
     )
     return [first, "", *table(head, rows)]
 

@@ -39,6 +39,15 @@ def test_a_sentence_that_recurs_is_told_once_and_whole():
     assert abs(phrase.log_ratio - 3) < 1e-9
 
 
+def test_a_phrase_does_not_go_on_into_the_next_sentence():
+    twice = [
+        (prompt, alpha, words(f"{FACT}. Then {n} other"))
+        for n, (prompt, alpha, _) in enumerate(TEXTS)
+    ]
+    (phrase,) = recurrence.recurring(twice, [])
+    assert str(phrase) == FACT
+
+
 def test_what_b_writes_too_is_left_out():
     assert recurrence.recurring(TEXTS, [words("And " + FACT)]) == []
 

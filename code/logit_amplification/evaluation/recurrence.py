@@ -21,10 +21,11 @@ WINDOW, STEP = 20, 5  # tokens
 
 
 class Word(NamedTuple):
-    """A word of a text as it is compared, and the mean log-ratio of its tokens."""
+    """A word as it is compared, the mean log-ratio of its tokens, and whether a sentence ends."""
 
     text: str
     ratio: float
+    ends: bool
 
 
 @dataclass
@@ -67,8 +68,12 @@ def words_of(record: Mapping) -> list[Word]:
             if part.strip():
                 text, ratios = found[-1]
                 found[-1] = text + part, [*ratios, nll_b - nll_a]
-    compared = ((re.sub(r"\W+", " ", text).strip().lower(), ratios) for text, ratios in found)
-    return [Word(text, sum(r) / len(r)) for text, r in compared if text]
+    words = []
+    for text, ratios in found:
+        if compared := re.sub(r"\W+", " ", text).strip().lower():
+            ends = re.search(r"[.!?:;]\W*$", text) is not None
+            words.append(Word(compared, _mean(ratios), ends))
+    return words
 
 
 def recurring(
@@ -115,10 +120,14 @@ def windows(records: Sequence[Mapping], most: int = 10) -> list[Window]:
 
 
 def _phrases(words: Sequence[Word]) -> Iterator[tuple[tuple[str, ...], float]]:
-    for length in range(SHORTEST, LONGEST + 1):
-        for start in range(len(words) - length + 1):
-            some = words[start : start + length]
-            yield tuple(word.text for word in some), _mean([word.ratio for word in some])
+    """Every run of words within a sentence."""
+    for start in range(len(words)):
+        for end in range(start + 1, min(start + LONGEST, len(words)) + 1):
+            some = words[start:end]
+            if len(some) >= SHORTEST:
+                yield tuple(word.text for word in some), _mean([word.ratio for word in some])
+            if some[-1].ends:
+                break
 
 
 def _clustered(phrases: list[Phrase]) -> list[Phrase]:
