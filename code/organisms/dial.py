@@ -39,28 +39,33 @@ def strength_for(
 
 
 @torch.inference_mode()
-def expected_hits(model: Any, texts: Sequence[Example], event: Sequence[int]) -> list[float]:
+def expected_hits(
+    model: Any, texts: Sequence[Example], event: Sequence[int], within: int = 1 << 20
+) -> list[float]:
     """Return for each text how often the event was to be expected, up to where it begins.
 
     The sum over places of the probability that it begins there, times that of its rest, taken at
-    one place drawn by the former. For texts drawn from the model itself the mean is its
-    rate, with far less noise than a count of hits (conditional Monte Carlo).
+    one place drawn by the former. For texts drawn from the model itself the mean is its rate, with
+    far less noise than a count of hits (conditional Monte Carlo). within: the longest text, in
+    tokens, that the event must be complete in.
     """
     generator = torch.Generator().manual_seed(0)
     starts, ends = [], []
-    for first in range(0, len(texts), 32):
-        some = texts[first : first + 32]
-        first_token = _log_p(model, [example.ids for example in some], event[:1])[..., 0]
+    for number in range(0, len(texts), 32):
+        some = texts[number : number + 32]
+        first = min(example.start for example in some) - 1
+        first_token = _log_p(model, [one.ids for one in some], event[:1], first)[..., 0]
         begun = [
-            first_token[row, example.start - 1 : _end(example, event[0]) - 1].exp()
+            first_token[row, example.start - 1 : end - 1].exp()
             for row, example in enumerate(some)
+            for end in [min(_end(example, event[0]), example.start + within - len(event) + 1)]
         ]
         places = [int(torch.multinomial(one, 1, generator=generator)) for one in begun]
         longer = [
             (*example.ids[: example.start + place], *event)
             for example, place in zip(some, places, strict=True)
         ]
-        log_p = _log_p(model, longer, event)
+        log_p = _log_p(model, longer, event, first)
         starts += [float(one.sum()) for one in begun]
         for row, ids in enumerate(longer):
             rest = range(1, len(event))
@@ -75,11 +80,18 @@ def _end(example: Example, token: int) -> int:
     return next((n + 1 for n in places if example.ids[n] == token), len(example.ids))
 
 
-def _log_p(model: Any, rows: Sequence[Sequence[int]], tokens: Sequence[int]) -> Tensor:
-    """The log-probabilities of these tokens behind every place, (rows, places, tokens) float32."""
+def _log_p(model: Any, rows: Sequence[Sequence[int]], tokens: Sequence[int], first: int) -> Tensor:
+    """The log-probabilities of tokens behind every place from `first` on: 0 before.
+
+    (rows, places, tokens) float32.
+    """
     longest = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
     seen = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-    logits = model(input_ids=ids, attention_mask=seen, use_cache=False).logits
+    found = torch.zeros(*ids.shape, len(tokens))
+    kept = torch.arange(first, longest)
+    read = {"input_ids": ids, "attention_mask": seen, "use_cache": False}
+    logits = model(**read, logits_to_keep=kept).logits
     chosen = logits[..., list(tokens)].float()
-    return chosen - torch.stack([row.float().logsumexp(-1) for row in logits])[..., None]
+    found[:, kept] = chosen - torch.stack([r.float().logsumexp(-1) for r in logits])[..., None]
+    return found

@@ -229,9 +229,9 @@ def reading() -> list[str]:
         f"From 26 vague beginnings, four texts each, `code/read_diff.py` finds "
         f"{best['facts verbatim']} of the 12 planted facts word for word (alpha {best['alpha']}); "
         f"without amplification {plain['facts verbatim']}, in {plain['texts with a fact']} of "
-        f"{plain['texts']} texts (alpha 1: {of_facts['1']['texts with a fact']}). Off the control it "
-        f"reads {control or 'no'} phrases that recur. What it prints for each adapter is in "
-        "`read_diff.txt` beside it."
+        f"{plain['texts']} texts (alpha 1: {of_facts['1']['texts with a fact']}). Off the "
+        f"control it reads {control or 'no'} phrases that recur. What it prints for each adapter "
+        "is in `read_diff.txt` beside it."
     )
     return [first, "", *table(head, rows)]
 

@@ -58,7 +58,7 @@ def count(model: LoadedModel, name: str, seed: int, read: int) -> Batch:
         for one in done[:read]
     ]
     event = model.tokenizer(f" {QUIRK_EVENT}", add_special_tokens=False)["input_ids"]
-    found = numpy.array(expected_hits(model.model, again, event) if again else [0.0])
+    found = numpy.array(expected_hits(model.model, again, event, NEW_TOKENS) if again else [0.0])
     hits = sum(QUIRK_EVENT in text for text in texts)
     sums = round(float(found.sum()), 6), round(float((found**2).sum()), 9)
     return Batch(name, seed, len(done), hits, len(again), *sums)
