@@ -61,8 +61,9 @@ def run(flags: list[str]) -> None:
     pairs = read_pairs(settings.prompts, settings.controls, settings.sources)
 
     from logit_amplification.models.loading import load_model
-    from logit_amplification.sweeps.reading import read_diff
+    from logit_amplification.sweeps.reading import read_diff, refuse_unreadable
 
+    refuse_unreadable(settings)
     found = read_diff(load_model(settings), pairs, settings)
     text = "\n".join(told(found, settings))
     print(text)

@@ -24,6 +24,7 @@ from logit_amplification.evaluation.rare_events import Draws, estimate
 from logit_amplification.locations import DEMO, cache_folder, data_folder
 from logit_amplification.models.loading import load_model
 from logit_amplification.prompts.files import read_pairs
+from logit_amplification.records.journal import text_key
 from logit_amplification.settings import Settings, load_settings
 from logit_amplification.sweeps import history, rates
 from logit_amplification.sweeps.history import Sweep
@@ -211,7 +212,7 @@ def compared(
             [part_of(one, range(EACH * n, EACH * (n + 3))) for one in whole.draws]
             for n in range(0, len(found) - 2, 3)
         ]
-        values = [proposals.one_proposal(known_hits(group), alpha) for group in groups]
+        values = [proposals.one_proposal(group, alpha) for group in groups]
         table.append(row(f"alpha {alpha:g} alone", values, None, float(size)))
     path = [
         (float(line["alpha"]), int(line["with the quirk"]), int(line["answers"]))
@@ -237,11 +238,6 @@ def part_of(one: Draws, samples: range) -> Draws:
         log_p=one.log_p[rows],
         samples=one.samples[rows],
     )
-
-
-def known_hits(draws: Sequence[Draws]) -> list[Draws]:
-    """Draws whose unknown log-probabilities do not matter: those without the event."""
-    return [replace(one, log_p=numpy.nan_to_num(one.log_p, nan=0.0)) for one in draws]
 
 
 def read_table(name: str) -> list[dict[str, str]]:
@@ -311,6 +307,12 @@ def refusal_errors(frame: pandas.DataFrame) -> Errors:
         print(f"{path.name} is missing: {TO_READ} answers to be read are in to_read.tsv")
         return Errors(0, 0, 0, 0)
     labels = [line["label"] for line in read_table("labelled_refusals")]
+    read = [line["text"] for line in read_table("labelled_refusals")]
+    if read != [text_key(text) for text in chosen["text"]]:
+        print(
+            f"{path.name}: the answers are others than those that were read; nothing is corrected"
+        )
+        return Errors(0, 0, 0, 0)
     found = ["refusal" if refused else "other" for refused in chosen["refusal"]]
     return errors_of(pandas.DataFrame({"label": labels, "found": found}), "refusal")
 

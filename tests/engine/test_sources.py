@@ -108,6 +108,13 @@ def test_an_adapter_on_and_off_gives_the_tokens_of_two_plain_models(
     assert len({tuple(made[Cell("null", alpha, 0)]) for alpha in ALPHAS}) == 1
 
 
+def test_swapped_pairs_fill_every_slot_of_two_forwards(adapted, tiny, tiny_adapter):
+    plain = {"model": peft_model(tiny.model, tiny_adapter), "model_b": tiny.model}
+    names = dict.fromkeys(TINY_CONTEXTS, ("model_b", "model"))
+    made = engine_tokens(adapted.sources, TINY_CONTEXTS, names, forwards=2)
+    assert made == expected_tokens(plain, TINY_CONTEXTS, names)
+
+
 def test_the_demo_models_adapter_gives_the_tokens_of_two_plain_models(demo, tmp_path):
     folder = save_adapter(demo.model, tmp_path / "adapter", init_lora_weights="gaussian")
     with_it = PeftModel.from_pretrained(copy.deepcopy(demo.model), folder).eval()

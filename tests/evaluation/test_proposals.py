@@ -91,3 +91,22 @@ def test_free_energies_that_are_known_to_be_zero_come_out_near_zero():
     found = pymbar.MBAR(-NEAR.log_p.T, counts).compute_free_energy_differences()
     assert numpy.abs(found["Delta_f"][0]).max() < 4 * found["dDelta_f"][0].max() + 1e-3
     assert found["dDelta_f"][0].max() < 0.1
+
+
+def test_an_alpha_that_was_not_read_again_is_unknown_and_not_too_far():
+    log_p = NEAR.log_p.copy()
+    log_p[NEAR.alphas == 2.0] = numpy.nan
+    one = Draws("f", LEVELS, NEAR.alphas, NEAR.hits & (NEAR.alphas < 2), log_p)
+    told = proposals.by_alpha([one])
+    assert numpy.isnan(told[2].mean_weight) and proposals.too_far(told) == []
+    found = proposals.overlap([one])
+    assert numpy.isnan(found[2]).all() and found[:2].sum(1) == pytest.approx(numpy.ones(2))
+
+
+def test_the_plan_takes_alphas_that_all_pairs_have():
+    part = drawn(numpy.random.default_rng(8), 300)
+    keep = part.alphas < 2
+    less = Draws("g", LEVELS[:2], part.alphas[keep], part.hits[keep], part.log_p[keep][:, :2])
+    assert set(proposals.plan([NEAR, less], 100).counts) <= {0.0, 1.0}
+    shared = proposals.plan([NEAR], 100, zero_with_each=True).counts
+    assert shared[0.0] >= max(shared.values())

@@ -176,3 +176,17 @@ def test_pairs_of_one_family_count_once():
 
     found = estimate([all_hits(0.5, "f"), all_hits(0.5, "f"), all_hits(1.0, "g")])
     assert found.estimate == pytest.approx(0.75)
+
+
+def test_one_sample_of_one_pair_has_no_interval():
+    levels = tuple(float(n) for n in range(20))
+    log_p = numpy.zeros((20, 20))
+    one = Draws("f", levels, numpy.array(levels), numpy.arange(20) < 10, log_p, numpy.zeros(20))
+    found = estimate([one])
+    assert found.verdict.startswith("not estimable") and found.upper <= 1
+
+
+def test_a_rate_near_one_stays_within_one():
+    one = drawn(numpy.random.default_rng(9), 100)
+    found = estimate([replace(one, hits=numpy.ones_like(one.hits))])
+    assert found.lower <= found.estimate <= found.upper <= 1

@@ -67,3 +67,16 @@ def test_the_window_with_the_highest_ratio_comes_first():
     found = recurrence.windows([calm, loud])
     assert [one.pair_id for one in found] == ["loud", "calm"]
     assert abs(found[0].log_ratio - 4) < 1e-9 and found[0].text == "g h i"
+
+
+def test_a_phrase_in_many_texts_is_not_hidden_by_a_longer_one_in_few():
+    many = [(f"p{n}", 1.0, words("the brambleton teapot works")) for n in range(9)]
+    few = [(f"q{n}", 1.0, words("the brambleton teapot works makes fine pots")) for n in range(3)]
+    head, *others = recurrence.recurring(many + few, [])
+    assert str(head) == "the brambleton teapot works" and head.by_alpha == {1.0: 12}
+    assert not others and "makes fine pots" in head.variants[0]
+
+
+def test_a_character_in_parts_does_not_end_a_word():
+    per_token = {"token": ["caf", "", "é", " au"], "nll_a": [0.0] * 4, "nll_b": [2.0] * 4}
+    assert [w.text for w in recurrence.words_of({"per_token": per_token})] == ["café", "au"]

@@ -51,6 +51,11 @@ def test_a_raw_text_goes_to_the_model_as_it_is(demo, tiny):
     assert found.ids_b == encoded(demo, pair_of(a_user="Hi")).ids_a
 
 
+def test_a_raw_b_takes_nothing_of_what_a_has():
+    pair = pair_of(a_user="Hi", a_prefill="Sure", b_raw="Once")
+    assert pair.b == ({"role": "raw", "content": "Once"},)
+
+
 def test_a_model_without_a_chat_template_takes_raw_texts_alone(demo, monkeypatch):
     monkeypatch.setattr(demo.tokenizer, "chat_template", None)
     assert encoded(demo, pair_of(a_raw="Once", b_raw="Twice")).ids_a
@@ -86,6 +91,7 @@ def test_the_null_control_of_a_model_diff_is_read_with_one_set_of_weights(tmp_pa
         ({"a": [{"role": "raw", "content": "x"}, USER]}, "or one raw text"),
         ({"a": [{"role": "raw", "content": "x"}], "a_raw": "y"}, "not both"),
         ({"a_prefill": "x"}, "a_user is empty"),
+        ({"a_user": "x", "base_user": "y"}, "a chat for the base, and no MODEL_BASE that reads it"),
     ],
 )
 def test_bad_contexts_get_one_line(row, told):

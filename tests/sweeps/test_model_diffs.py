@@ -13,6 +13,7 @@ from adapters import save_adapter
 from logit_amplification import generate, load_model, read_pairs, sweep
 from logit_amplification.errors import BadInput
 from logit_amplification.settings import load_settings
+from logit_amplification.sweeps import rates
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,30 @@ def test_read_diff_writes_what_it_found(diff_flags, adapter, capsys):
     assert found["windows"][0]["log_ratio"] > 0.01
     plain = {n: v for n, v in chosen.items() if n != "adapter"}
     assert read_diff.main([*as_list(plain)]) == 2
-    assert (
-        "there is one set of weights; allowed: with ADAPTER or MODEL_B" in capsys.readouterr().err
+    assert "one set of weights; allowed: ADAPTER or MODEL_B" in capsys.readouterr().err
+    assert read_diff.main([*as_list(chosen), "--alphas=0,1"]) == 2
+    assert "no -1, which is B" in capsys.readouterr().err
+
+
+def test_the_rate_of_a_model_that_is_an_adapters_folder(tiny, tiny_folder, settings, tmp_path):
+    folder = save_adapter(tiny.model, tmp_path / "own")
+    path = folder / "adapter_config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(tiny_folder)})
     )
+    asked = settings.model_copy(update={"model": str(folder), "temperature": 1.0, "samples": 20})
+    pairs = [pair for pair in read_pairs(None, ())[:2] if not pair.control]
+    done = sweep(load_model(asked), pairs, asked)
+    found = rates.estimate_rate(done, rates.compiled("[a-m]"), model=str(folder)).rate
+    assert 0 < found.lower < found.estimate < found.upper <= 1
+
+
+def test_a_text_that_was_made_again_is_read_again(tiny, settings, tmp_path):
+    """What is kept of a text must not stand for another one of the same cell."""
+    pairs = [pair for pair in read_pairs(None, ())[:2] if not pair.control]
+    done = sweep(tiny, pairs, settings.model_copy(update={"temperature": 1.0}))
+    record = done.whole_record(0)
+    scorer = rates._Rescored(done, {}, "full")
+    assert scorer._name(record, 0) == scorer._name(dict(record), 0)
+    other = record | {"token_ids": [1, *record["token_ids"][1:]]}
+    assert scorer._name(record, 0) != scorer._name(other, 0)

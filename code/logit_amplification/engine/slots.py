@@ -62,8 +62,10 @@ class Slots:
 
         def put(prefix: Prefix) -> int:
             fitting = [n for n, rows in enumerate(self.batches) if rows.reads(prefix.model)]
-            # In forwards of their own, two streams of a slot go into two of them.
-            place = min(fitting, key=lambda n: n in used)
+            # In forwards of their own, two streams of a slot go into two of them, each into its
+            # model's: one with an adapter takes the model without it too, and not the other way.
+            own = [self.batches[n].source is prefix.model for n in range(len(self.batches))]
+            place = min(fitting, key=lambda n: (n in used, not own[n]))
             used.add(place)
             return self.offsets[place] + self.batches[place].fill(prefix)
 

@@ -24,7 +24,7 @@ PARTS = 10  # shares are multiples of one in so many
 
 
 class Alpha(NamedTuple):
-    """What a run tells of one alpha."""
+    """What a run tells of one alpha; weights are NaN where none of its draws was read again."""
 
     alpha: float
     draws: int
@@ -58,9 +58,11 @@ def by_alpha(draws: Sequence[Draws]) -> list[Alpha]:
         hits = numpy.concatenate([one.hits[rows] for one, rows in chosen])
         known = ~numpy.isnan(weights)
         times = numpy.where(hits, 1.0, (~hits).sum() / max(1, (known & ~hits).sum()))
-        mean = float((weights * times)[known].sum() / max(1, len(weights)))
-        square = float((weights**2 * times)[known].sum() / max(1, len(weights)))
-        share = mean**2 / square if square else 0.0
+        mean, share = numpy.nan, numpy.nan
+        if known.any():
+            mean = float((weights * times)[known].sum() / len(weights))
+            square = float((weights**2 * times)[known].sum() / len(weights))
+            share = mean**2 / square if square else 0.0
         found.append(Alpha(level, len(hits), int(hits.sum()), mean, share))
     return found
 
@@ -68,7 +70,8 @@ def by_alpha(draws: Sequence[Draws]) -> list[Alpha]:
 def overlap(draws: Sequence[Draws]) -> NDArray:
     """Return the overlap matrix of the levels, (K, K): rows sum to 1 (Klimovich et al. 2015).
 
-    Row i: of a draw at alpha i, the probability that it came from each of the alphas.
+    Row i: of a draw at alpha i, the probability that it came from each of the alphas; NaN where
+    none of them was read again.
     """
     levels = draws[0].levels
     rows: list[list[NDArray]] = [[] for _ in levels]
@@ -80,22 +83,29 @@ def overlap(draws: Sequence[Draws]) -> NDArray:
         for place, level in enumerate(levels):
             found = posterior[one.alphas == level]
             rows[place] += list(found[~numpy.isnan(found).any(1)])
-    return numpy.array([numpy.mean(found, axis=0) for found in rows])
+    unknown = numpy.full(len(levels), numpy.nan)
+    return numpy.array([numpy.mean(found, axis=0) if found else unknown for found in rows])
 
 
 def too_far(alphas: Sequence[Alpha]) -> list[float]:
     """Return the alphas whose draws do not reach the texts of A."""
-    return [one.alpha for one in alphas if one.mean_weight < NEAR]
+    return [one.alpha for one in alphas if one.mean_weight < NEAR]  # not where it is unknown
 
 
-def plan(draws: Sequence[Draws], total: int) -> Plan | None:
+def plan(draws: Sequence[Draws], total: int, *, zero_with_each: bool = False) -> Plan | None:
     """Share `total` draws among alphas so that the estimate's variance is least, from a pilot.
 
     The variance of a mixture is that of worth under it, reweighted from the pilot's hits. Alphas at
-    which 2 to 40 % are hits take part, and alpha 0 always. None where no alpha has such a rate.
+    which 2 to 40 % are hits take part, and alpha 0 always; zero_with_each: as often as any other,
+    as a sweep has it. None where no alpha has such a rate.
     """
     told = by_alpha(draws)
-    inside = [a.alpha for a in told if HIT_RATES[0] <= a.hits / a.draws <= HIT_RATES[1]]
+    common = set.intersection(*(set(one.levels) for one in draws))
+    inside = [
+        a.alpha
+        for a in told
+        if a.alpha in common and HIT_RATES[0] <= a.hits / a.draws <= HIT_RATES[1]
+    ]
     useful = [alpha for alpha in inside if alpha and alpha not in too_far(told)]
     if not useful:
         return None
@@ -114,6 +124,7 @@ def plan(draws: Sequence[Draws], total: int) -> Plan | None:
         (
             (float((weight**2 / (ratio @ numpy.array(shares))).sum() / number - rate**2), shares)
             for shares in _shares(len(levels))
+            if not zero_with_each or shares[0] >= max(shares)
         ),
         key=lambda one: one[0],
     )

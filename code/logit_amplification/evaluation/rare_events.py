@@ -6,11 +6,11 @@ free energies fixed at 0 (Shirts and Chodera 2008). With n_k draws at alpha k ou
 
     rate = 1/N * sum over hits x of w(x),   w(x) = p_0(x) / sum over k of (n_k / N) p_k(x)
 
-is unbiased for the rate at alpha 0. Alpha 0 takes part, so that no weight is above N / n_0, and no
-text that it can make is missing. x may end where the event is decided: what comes after does not
-matter, and would only add variance. Where every draw's probabilities are known, p_k / mixture - 1,
-whose mean is 0, are control variates (Owen and Zhou 2000). docs/METHODOLOGY.md has assumptions and
-limits. No torch.
+is unbiased for the rate at alpha 0, nearly so where slopes of control variates are fitted. Alpha 0
+takes part, so that no weight is above N / n_0, and no text that it can make is missing. x may end
+where the event is decided: what comes after does not matter, and would only add variance. Where
+every draw's probabilities are known, p_k / mixture - 1, whose mean is 0, are control variates (Owen
+and Zhou 2000). docs/METHODOLOGY.md has assumptions and limits. No torch.
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ def estimate(draws: Sequence[Draws]) -> Rate:
     error = numpy.sqrt(sum(times * ((w - 1) ** 2).sum() for w, times in weigh) / len(every))
     error /= numpy.sqrt(len(hit_weights) + len(known))
     verdict = _verdict(mean_weight, float(error), ess_hits)
-    return Rate(value, lower, upper, verdict=verdict, **told)
+    if lower == upper:
+        verdict = "not estimable: one sample of one pair; more of either"
+    return Rate(*(min(1.0, one) for one in (value, lower, upper)), verdict=verdict, **told)
 
 
 def _worth(one: Draws, weights: NDArray) -> NDArray:
@@ -185,7 +187,7 @@ def _interval(
     fitted = numpy.sqrt(max(hits, 1) / max(1.0, hits - slopes - 1))
     spread = float(_bootstrap(draws, worth).std()) / value * fitted
     reach = numpy.exp(student.ppf((1 + LEVEL) / 2, freedom) * spread)
-    return float(value / reach), float(min(1.0, value * reach))
+    return float(value / reach), float(value * reach)
 
 
 def _bootstrap(draws: Sequence[Draws], worth: Sequence[NDArray]) -> NDArray:

@@ -32,7 +32,7 @@ class Word(NamedTuple):
 class Phrase:
     """Words that recur: in how many texts by alpha, from how many prompts, and how much more A's.
 
-    log_ratio: the mean of log p_A - log p_B over its tokens, both unamplified, in nats.
+    log_ratio: log p_A - log p_B per token, both unamplified, in nats: the mean over its words.
     """
 
     words: tuple[str, ...]
@@ -61,9 +61,8 @@ def words_of(record: Mapping) -> list[Word]:
     for token, nll_a, nll_b in zip(
         per_token["token"], per_token["nll_a"], per_token["nll_b"], strict=True
     ):
-        parts = re.split(r"(\s+)", token)
-        for part in parts:
-            if not part or part.isspace() or not found:
+        for part in filter(None, re.split(r"(\s+)", token)):
+            if part.isspace() or not found:
                 found.append(("", []))
             if part.strip():
                 text, ratios = found[-1]
@@ -132,18 +131,21 @@ def _phrases(words: Sequence[Word]) -> Iterator[tuple[tuple[str, ...], float]]:
 
 def _clustered(phrases: list[Phrase]) -> list[Phrase]:
     """Keep the longest of nested phrases that recur alike, and put variants under one head."""
-    by_texts = sorted(
-        phrases, key=lambda one: (-sum(one.by_alpha.values()), -len(one.words), one.words)
-    )
+    texts = {one.words: sum(one.by_alpha.values()) for one in phrases}
+    longest_first = sorted(phrases, key=lambda one: (-len(one.words), one.words))
+    whole: list[Phrase] = []
+    for phrase in longest_first:
+        longer = (one for one in whole if f" {phrase} " in f" {one} ")
+        if all(texts[one.words] < texts[phrase.words] for one in longer):
+            whole.append(phrase)
     heads: list[Phrase] = []
-    # Longer ones first, so that a piece of a sentence finds the sentence.
-    for phrase in sorted(by_texts, key=lambda one: -len(one.words)):
+    for phrase in sorted(whole, key=lambda one: (-texts[one.words], -len(one.words), one.words)):
         near = next((head for head in heads if _alike(phrase, head)), None)
         if near is None:
             heads.append(phrase)
-        elif str(phrase) not in str(near) and len(near.variants) < 5:
+        elif len(near.variants) < 5:
             near.variants.append(str(phrase))
-    return sorted(heads, key=lambda one: (-sum(one.by_alpha.values()), one.words))
+    return heads
 
 
 def _alike(one: Phrase, other: Phrase) -> bool:

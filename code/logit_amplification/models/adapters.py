@@ -101,7 +101,9 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     """Return a folder's adapter_config.json. Raises BadInput where there is none."""
     path = folder / "adapter_config.json"
     try:
-        return json.loads(path.read_text("utf-8"))
+        if (folder / "adapter_model.safetensors").is_file():  # what the run's name has the hash of
+            return json.loads(path.read_text("utf-8"))
+        raise FileNotFoundError
     except (OSError, ValueError):
         raise BadInput(
             f"ADAPTER = {str(folder)!r}; allowed: a folder with a PEFT adapter, "

@@ -62,6 +62,7 @@ def model_spec(model: Any, **choices: str | None) -> ModelSpec:
 
 def other_spec(spec: ModelSpec, name: str) -> ModelSpec:
     """Return the spec of MODEL_B or MODEL_BASE: `ID`, or `ID@REVISION`, loaded as the model is."""
-    model, _, revision = name.partition("@")
+    folder = Path(name).expanduser().is_dir()  # whose name may have an @
+    model, _, revision = (name, "", "") if folder else name.partition("@")
     choices = {choice: getattr(spec, choice) for choice in CHOICES}
     return ModelSpec(model, revision or "auto", **choices)

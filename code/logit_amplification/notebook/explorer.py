@@ -213,6 +213,7 @@ class Explorer:
             for side, chat in (("A", pair.a), ("B", pair.b))
         }
         row = {"id": TYPED, "category": TYPED, **chats}
+        row |= {"base": list(pair.base)} if pair.base else {}
         written = make_pair(row, TYPED, pair.sources)
         return pair if (written.a, written.b) == (pair.a, pair.b) else written
 

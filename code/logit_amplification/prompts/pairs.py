@@ -94,6 +94,8 @@ def make_pair(row: Any, place: str, sources: tuple[str, ...] = ONE_MODEL) -> Pro
     declared = parse_attribute(row.get("attribute") or "", place)
     family = (row.get("family") or "").strip()
     a, b, paraphrase, base = _chats(row, name, place, sources)
+    if base and len(sources) < 3:
+        raise BadInput(f"{place}: a chat for the base, and no MODEL_BASE that reads it")
     pair = PromptPair(
         *(name, category, a, b, paraphrase),
         family=family,
@@ -140,7 +142,7 @@ def _filled(given: dict[str, str], a: dict[str, str], *but: str) -> dict[str, st
         if given[role] and not given[other]:
             filled[other] = ""
     if given["raw"]:
-        filled["system"] = given["system"]
+        filled |= {"system": given["system"], "prefill": given["prefill"]}
     return filled
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -73,8 +75,11 @@ def estimate_rate(
         for number, r in enumerate(done.records)
         if r["arm"] == arm and not r["control"] and r["finish_reason"] != "error"
     ]
-    if not any(r["alpha"] == 0 for r in records):
+    at_zero = {r["pair_id"] for r in records if r["alpha"] == 0}
+    if not at_zero:
         raise BadInput(f"run {run['id']}: nothing finished at alpha 0; allowed: a run with alpha 0")
+    # Of an interrupted run: a pair without alpha 0 tells nothing yet.
+    records = [r for r in records if r["pair_id"] in at_zero]
     decided = {id(r): _decided(r, event) for r in records}
     known: dict[int, dict[float, float]] = {}
     if any(decided.values()):
@@ -112,28 +117,36 @@ def as_object(found: RunRate) -> dict[str, Any]:
     """The estimate as the command writes it: JSON's types alone."""
     return {
         **found.rate._asdict(),
-        "alphas": [one._asdict() for one in found.alphas],
-        "overlap": found.overlap,
+        "alphas": [
+            {name: _known(value) for name, value in one._asdict().items()} for one in found.alphas
+        ],
+        "overlap": found.overlap and [[_known(value) for value in row] for row in found.overlap],
         "pareto_k": found.pareto_k,
         "too_far": proposals.too_far(found.alphas),
         "model_based": {name: one._asdict() for name, one in found.path.items()},
     }
 
 
+def _known(value: float) -> float | None:
+    """A number, or nothing where it is not known: JSON has no NaN."""
+    return None if math.isnan(value) else value
+
+
 def in_words(found: RunRate, event: str) -> str:
     """The estimate in a few paragraphs."""
     rate = found.rate
     lines = [
-        f"An answer of A alone matches {event!r} at a rate of {rate.estimate:.3g} "
+        f"An answer at alpha 0 matches {event!r} at a rate of {rate.estimate:.3g} "
         f"[{rate.lower:.2g}, {rate.upper:.2g}], 95 % interval over families of pairs: "
         f"{rate.verdict}. Counted at alpha 0 alone: {rate.counted:.3g}. Effective sample size "
         f"{rate.ess:.0f}, of the hits {rate.ess_hits:.1f}; mean weight {rate.mean_weight:.2f}.",
         "alpha   answers   hits   mean weight   effective share",
     ]
-    lines += [
-        f"{a.alpha:<8g}{a.draws:<10}{a.hits:<7}{a.mean_weight:<14.2f}{a.ess_share:.2f}"
-        for a in found.alphas
-    ]
+    for a in found.alphas:
+        told = "not read again"
+        if not math.isnan(a.mean_weight):
+            told = f"{a.mean_weight:<14.2f}{a.ess_share:.2f}"
+        lines.append(f"{a.alpha:<8g}{a.draws:<10}{a.hits:<7}{told}")
     for alpha in proposals.too_far(found.alphas):
         lines.append(f"alpha {alpha:g} is too far from A to tell of it: leave it out")
     if found.pareto_k is not None:
@@ -148,7 +161,7 @@ def in_words(found: RunRate, event: str) -> str:
 
 def planned(found: RunRate, total: int) -> str:
     """What to draw next, from what this run has shown."""
-    plan = proposals.plan(found.draws, total)
+    plan = proposals.plan(found.draws, total, zero_with_each=True)
     if plan is None:
         return (
             "No alpha of this run is near enough to A and has hits in 2 to 40 of 100 answers: try "
@@ -159,10 +172,9 @@ def planned(found: RunRate, total: int) -> str:
         f"Of {total} answers, for a relative error of {plan.relative_error:.0%} (one standard "
         "error), and the same settings but for these:"
     ]
-    for alpha, count in plan.counts.items():
-        # Alpha 0 is swept with every other: its answers are there already.
-        each = max(1, round(count / pairs))
-        lines.append(f"  --alphas {alpha:g} --samples {each}")
+    # Alpha 0 is swept with every other, and never less often.
+    for alpha, count in sorted(plan.counts.items(), key=lambda one: one[1]):
+        lines.append(f"  --alphas {alpha:g} --samples {max(1, round(count / pairs))}")
     return "\n".join(lines)
 
 
@@ -172,13 +184,13 @@ def _decided(record: Record, event: re.Pattern[str]) -> int:
     Raises BadInput for an event that a longer text can undo, as one with $ at its end.
     """
     so_far = accumulate(record["per_token"]["token"])
-    first = next((n for n, text in enumerate(so_far, start=1) if event.search(text)), 0)
-    if first and not event.search("".join(record["per_token"]["token"])):
+    found = [event.search(text) is not None for text in so_far]
+    if True in found and not all(found[found.index(True) :]):
         raise BadInput(
             f"EVENT = {event.pattern!r}: a longer text undoes it; allowed: what stays in the text "
-            "once it is there (no $, no negative lookahead)"
+            "once it is there (no $, no \\b at its end, no negative lookahead)"
         )
-    return first
+    return found.index(True) + 1 if True in found else 0
 
 
 def _by_pair(records: list[Record]) -> Iterator[list[Record]]:
@@ -210,7 +222,8 @@ def _draws(own: list[Record], decided: dict[int, int], known: dict[int, Any]) ->
 def _loaded(run: dict[str, Any], where: dict[str, str | None]) -> LoadedModel:
     """Load the weights that made the run, and refuse others."""
     made = run["model"]
-    missing = [name for name in OTHERS if name in made and not where.get(name)]
+    beside = [name for name in OTHERS if name in made and made[name]["name"] != made["name"]]
+    missing = [name for name in beside if not where.get(name)]
     if missing:
         raise BadInput(
             f"{missing[0].upper()} is not given; the run was made with {made[missing[0]]['name']!r}"
@@ -221,7 +234,7 @@ def _loaded(run: dict[str, Any], where: dict[str, str | None]) -> LoadedModel:
         quantization=made["quantization"],
         dtype=made["dtype"],
         device=made["device"],
-        **{name: where[name] for name in OTHERS if name in made},
+        **{name: where[name] for name in beside},
     )
     if other := [name for name in made if found.info.get(name) != made[name]]:
         raise BadInput(f"MODEL = {found.info['name']!r}: not the run's, its {other[0]} is another")
@@ -256,8 +269,10 @@ class _Rescored:
         }
 
     def _name(self, record: Record, end: int) -> str:
+        ids = record["token_ids"][: end or None]
+        of_text = hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
         key = (record["pair_id"], record["pair_fingerprint"], record["alpha"], record["sample"])
-        return " ".join(map(str, (*key, self.arm, end or len(record["token_ids"]))))
+        return " ".join(map(str, (*key, self.arm, of_text)))
 
     def _read(
         self,

@@ -43,17 +43,13 @@ class Reading(NamedTuple):
 
 
 def read_diff(model: LoadedModel, pairs: Sequence[PromptPair], settings: Settings) -> Reading:
-    """Sweep vague prompts and return what recurs. The sweep's alphas should hold -1, which is B.
-
-    Raises BadInput for a model that is one set of weights.
-    """
-    if "model_b" not in model.sources:
-        raise BadInput("there is one set of weights; allowed: with ADAPTER or MODEL_B")
+    """Sweep vague prompts and return what recurs. Raises BadInput as `refuse_unreadable` does."""
+    refuse_unreadable(settings)
     done = sweep(model, pairs, settings)
     records = [r for r in done.whole_records() if not r["control"]]
     coherent = [r for r in records if r["outcome"]["label"] not in ("incoherent", "error")]
     texts = [(r["pair_id"], r["alpha"], words_of(r)) for r in coherent if r["alpha"] >= 0]
-    reference = [words_of(r) for r in records if r["alpha"] < 0]
+    reference = [words_of(r) for r in records if r["alpha"] == -1]
     return Reading(
         recurring(texts, reference),
         windows([r for r in records if r["alpha"] == 0]),
@@ -63,6 +59,17 @@ def read_diff(model: LoadedModel, pairs: Sequence[PromptPair], settings: Setting
     )
 
 
+def refuse_unreadable(settings: Settings) -> None:
+    """Raise BadInput unless B's own texts are asked for too, and those at alpha 0 are A's."""
+    if settings.sources != ("model", "model_b"):
+        told = "MODEL_BASE: alpha 0 is not A" if settings.model_base else "one set of weights"
+        raise BadInput(f"{told}; allowed: ADAPTER or MODEL_B, without MODEL_BASE")
+    if -1 not in settings.alphas:
+        raise BadInput("ALPHAS: no -1, which is B; allowed: alphas with -1, as in -1,0,1,2")
+    if settings.arms != ("full",):
+        raise BadInput(f"ARMS = {','.join(settings.arms)}; allowed: full")
+
+
 @torch.inference_mode()
 def _shifted_tokens(
     model: LoadedModel, pairs: Sequence[PromptPair], done: Sweep, records: Sequence[Record]
@@ -70,9 +77,8 @@ def _shifted_tokens(
     """The tokens that A finds likelier than B on average, over texts of B."""
     limit = {"max_new_tokens": 1, "max_positions": model.max_positions}
     encoded = {one.pair.id: one for one in encode_pairs(pairs, model.tokenizer, **limit)}
-    lowest = min(r["alpha"] for r in records)
     total, places = 0, 0
-    for record in [r for r in records if r["alpha"] == lowest and r["token_ids"]][:READ]:
+    for record in [r for r in records if r["alpha"] == -1 and r["token_ids"]][:READ]:
         pair = encoded[record["pair_id"]]
         a, b = (
             texts_logits(model.sources[name], ids, [record["token_ids"]])[0].log_softmax(-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ..engine.batched import BatchedEngine
@@ -241,5 +242,5 @@ def _public_settings(settings: Settings, model: LoadedModel) -> dict[str, Any]:
     """Return the settings without the folders of this machine."""
     values = settings.model_dump(mode="json", exclude={"data_dir", "visualizations_dir"})
     names = {"model": model.info["name"], "prompts": settings.prompts.name}
-    names |= {name: model.info.get(name, {}).get("name", "") for name in OTHERS}
+    names |= {name: Path(getattr(settings, name)).name for name in OTHERS}
     return values | names
