@@ -301,7 +301,8 @@ def draw_surfacing() -> Figure:
 
 def draw_errors() -> Figure:
     """The relative error of each estimator against the number of answers it was given."""
-    figure = Figure(figsize=(9, 4))
+    figure = Figure(figsize=(9, 4.6))
+    looks: dict[str, int] = {}
     for panel, name in zip(figure.subplots(1, 2), (OFTEN, RARE), strict=True):
         truth = truth_of(name)["expected"]
         budgets = [100 * 1.3**n for n in range(22)]
@@ -311,13 +312,14 @@ def draw_errors() -> Figure:
             color="#7F7F7F",
             label="counting",
         )
-        for place, line in enumerate(read_table("rates")):
+        for line in read_table("rates"):
             if line["organism"] == name and not line["method"].startswith("counting"):
+                look = looks.setdefault(line["method"], len(looks))
                 panel.plot(
                     float(line["samples"]),
                     float(line["relative RMSE"]),
-                    color=COLOURS[place % len(COLOURS)],
-                    marker=MARKERS[place % len(MARKERS)],
+                    color=COLOURS[look],
+                    marker=MARKERS[look],
                     linestyle="",
                     label=line["method"],
                 )
@@ -328,5 +330,5 @@ def draw_errors() -> Figure:
             xscale="log",
             yscale="log",
         )
-        panel.legend()
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
