@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +65,8 @@ def with_adapter(model: Any, folder: Path) -> Any:
     The adapter's own weights are float32, as PEFT has it. Raises BadInput naming the folder when it
     holds no adapter of weights, or one of another model.
     """
+    # PEFT imports it, and it tells of a kernel that it would like to fetch.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from peft import PeftModel
 
     kind = adapter_config(folder).get("peft_type", "none")
