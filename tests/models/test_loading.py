@@ -149,7 +149,6 @@ def broken(tmp_path, tiny_folder, change):
         (lambda f: (f / "config.json").write_text("{"), "no readable config.json"),
         (lambda f: (f / "config.json").write_text('{"model_type": "soup"}'), "cannot be loaded"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "cannot be loaded"),
-        (lambda f: (f / "chat_template.jinja").unlink(), "no chat template"),
     ],
 )
 def test_a_broken_folder_gets_one_line(tmp_path, tiny_folder, change, told):

@@ -150,7 +150,7 @@ def _beside(loaded: LoadedModel, setting: str, other: LoadedModel) -> LoadedMode
         )
     ours, theirs = loaded.tokenizer.get_vocab(), other.tokenizer.get_vocab()
     if ours != theirs:
-        token = min(set(ours.items()) ^ set(theirs.items()), key=lambda item: item[1])[0]
+        token = min(set(ours.items()) ^ set(theirs.items()), key=lambda item: item[::-1])[0]
         raise BadInput(
             f"{setting.upper()} = {names[1]!r}: the token {token!r:.40} has another id than in "
             f"{names[0]!r}; allowed: the same vocabulary with the same ids"
