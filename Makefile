@@ -1,8 +1,8 @@
 # make demo   install what is missing, run the whole notebook on the demo model
 # make lab    install what is missing, open the notebook in JupyterLab with the demo model
 # make test   install what is missing, run the tests
-# make study  the whole design of docs/RESULTS_ANALYSIS.md on the demo model, and the document (30 minutes)
-# make organisms   train the adapters of data/organisms again (30 minutes)
+# make study  the whole design of docs/RESULTS_ANALYSIS.md on the demo model, and the document (about half an hour, not timed as a whole)
+# make organisms   train the adapters of data/organisms again (about half an hour, not timed as a whole)
 # make example   the committed example again: a sweep of the demo model into data/example and
 #             visualizations/example
 # make artifacts   write JSON, CSV, TXT and PNG of the last run again from its journal, no model

@@ -1,4 +1,4 @@
-"""Train the model organisms of data/organisms again, each from nothing (30 minutes on two cores).
+"""Train the model organisms of data/organisms again, each from nothing (about half an hour).
 
     python code/train_organisms.py                 # all of them
     python code/train_organisms.py quirk control   # some
