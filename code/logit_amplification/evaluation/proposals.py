@@ -76,10 +76,7 @@ def overlap(draws: Sequence[Draws]) -> NDArray:
     levels = draws[0].levels
     rows: list[list[NDArray]] = [[] for _ in levels]
     for one in draws:
-        counts = numpy.array([(one.alphas == level).sum() for level in levels])
-        with numpy.errstate(divide="ignore"):
-            shares = numpy.log(counts / counts.sum())
-        posterior = numpy.exp(one.log_p + shares - one.log_mixture[:, None])
+        posterior = numpy.exp(one.log_p + one.log_shares - one.log_mixture[:, None])
         for place, level in enumerate(levels):
             found = posterior[one.alphas == level]
             rows[place] += list(found[~numpy.isnan(found).any(1)])

@@ -51,12 +51,16 @@ class Draws:
     samples: NDArray = field(default_factory=lambda: numpy.empty(0))
 
     @property
-    def log_mixture(self) -> NDArray:
-        """The log-probability of each generation under all draws together, (N,)."""
+    def log_shares(self) -> NDArray:
+        """The logarithm of each level's share of the draws, (K,)."""
         counts = numpy.array([(self.alphas == level).sum() for level in self.levels])
         with numpy.errstate(divide="ignore"):
-            shares = numpy.log(counts / counts.sum())
-        return logsumexp(self.log_p + shares, axis=1)
+            return numpy.log(counts / counts.sum())
+
+    @property
+    def log_mixture(self) -> NDArray:
+        """The log-probability of each generation under all draws together, (N,)."""
+        return logsumexp(self.log_p + self.log_shares, axis=1)
 
     @property
     def weights(self) -> NDArray:
