@@ -58,6 +58,8 @@ def lab(tmp_path_factory, notebook_path):
     root = folder / "root"
     root.mkdir()
     (root / "code").symlink_to(ROOT / "code")
+    (root / "data").mkdir()
+    (root / "data" / "organisms").symlink_to(ROOT / "data" / "organisms")
     shutil.copy(notebook_path, root / "committed.ipynb")
     notebook = nbformat.read(notebook_path, as_version=4)
     shorten(notebook)
