@@ -75,7 +75,7 @@ clean:
 	@touch $@
 
 .venv/installed-dev: requirements-dev.lock .venv/installed
-	@echo "Installing the tools for the tests: about 60 MB"
+	@echo "Installing the tools for the tests: about 350 MB"
 	$(RUN) -m pip install --no-deps --require-hashes --requirement $<
 	@touch $@
 

@@ -21,6 +21,7 @@ from benchmarks.adapters import adapters
 from benchmarks.exactness import coupling, neighbours, precision
 from benchmarks.gpu import gpu
 from benchmarks.growth import alphas, large, length, one_size, start, width
+from benchmarks.inspect_peers import inspect
 from benchmarks.mistral_shape import machines, shape, true_size
 from benchmarks.results import Row, keep, table
 from benchmarks.speed import limit, peers, profile
@@ -36,6 +37,7 @@ MEASUREMENTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
         length,
         start,
         adapters,
+        inspect,
         neighbours,
         large,
         coupling,

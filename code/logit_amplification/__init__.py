@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .notebook.results_view import browse as browse
     from .prompts.files import read_pairs as read_pairs
     from .reports.artifacts import save_artifacts as save_artifacts
+    from .reports.tables import load_run as load_run
     from .settings import load_settings as load_settings
     from .sweeps.generate import generate as generate
     from .sweeps.sweep import sweep as sweep
@@ -32,6 +33,7 @@ _HOMES = {
     "explore": "notebook.explorer",
     "generate": "sweeps.generate",
     "load_model": "models.loading",
+    "load_run": "reports.tables",
     "load_settings": "settings",
     "read_pairs": "prompts.files",
     "save_artifacts": "reports.artifacts",

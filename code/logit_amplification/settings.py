@@ -237,6 +237,15 @@ class Settings(BaseSettings):
         return init_settings, env_settings, _DotEnv(settings_cls, env_file=ENV_FILES)
 
 
+class ArgumentsAlone(Settings):
+    """Settings from arguments alone: another program's .env or environment must not matter."""
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls, init_settings, **others):
+        """Read nothing else."""
+        return (init_settings,)
+
+
 SettingsType = TypeVar("SettingsType", bound=Settings)
 
 

@@ -9,7 +9,7 @@ import torch
 
 import benchmark
 from adapters import save_adapter
-from benchmarks import adapters, exactness, gpu, mistral_shape, results, speed
+from benchmarks import adapters, exactness, gpu, inspect_peers, mistral_shape, results, speed
 from benchmarks.subject import Subject
 from decoding import TINY_CONTEXTS
 from logit_amplification.engine.interface import Cell
@@ -177,3 +177,14 @@ def test_the_readme_quotes_the_measured_ratio():
     assert f"in bfloat16 and {whole:.0f} times in float32" in readme
     half, whole = faster_than("DynamicCache")
     assert f"{half:.1f} and {whole:.1f} times those of a batched loop" in readme
+
+
+def test_an_evaluation_runs_with_every_provider(monkeypatch):
+    """The same answers of inspect's own provider and ours, where the model is alone."""
+    for name, value in {"VERBS": ("Describe",), "NOUNS": ("tea", "rain"), "TOKENS": 6}.items():
+        monkeypatch.setattr(inspect_peers, name, value)
+    models = inspect_peers.providers("float32")
+    counts = {name: inspect_peers.evaluate(model) for name, model in models.items()}
+    for model in models.values():
+        model.api.close()
+    assert counts[inspect_peers.HF] == counts[inspect_peers.ALONE] == 12

@@ -17,13 +17,13 @@ EXAMPLE = ROOT / "data" / "example"
 PACKAGE = ROOT / "code" / "logit_amplification"
 # A room may import those in front of it, never one behind it; "" holds the files beside the rooms.
 ROOMS = ["", "logits", "prompts", "models", "records", "engine", "evaluation", "sweeps", "reports"]
-ROOMS += ["notebook"]
+ROOMS += ["notebook", "integrations"]
 AT_BASE = ["errors", "locations", "progress", "settings"]  # in this order
 WITHOUT_TORCH = [
     *("settings", "prompts.pairs", "models.readiness", "models.hub", "records.files"),
     *("records.journal", "evaluation.outcomes", "evaluation.stats", "sweeps.history"),
     *("evaluation.calibration", "reports.report", "reports.study_tables", "reports.study_document"),
-    *("reports.artifacts", "reports.contact_sheet"),
+    *("reports.artifacts", "reports.contact_sheet", "reports.tables"),
     *("reports.figures.gallery", "reports.figures.token_view", "reports.figures.tree_view"),
     *("notebook.next_token_view", "notebook.results_view"),
 ]

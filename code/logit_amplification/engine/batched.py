@@ -20,6 +20,7 @@ from ..errors import BadInput
 from ..logits.amplification import Rule
 from ..logits.arms import ARMS
 from ..logits.measures import measure_step
+from ..logits.sampling import Draw
 from ..logits.vocabulary import PER_TOKEN
 from .cache import Prefixes
 from .cpu.threads import Threads
@@ -78,11 +79,12 @@ class BatchedEngine:
         return self.slots
 
     def generate(
-        self, cells: Iterable[Cell], contexts: Mapping[str, Contrast], request: Request
+        self, cells: Iterable[Cell | None], contexts: Mapping[str, Contrast], request: Request
     ) -> Iterator[Generation]:
         """Yield each cell's generation as soon as it is finished.
 
-        Cells are taken as slots come free. A cell whose logits become NaN or infinite ends with
+        Cells are taken as slots come free; None: there is none now. Slots are as long as the
+        longest context of the start. A cell whose logits become NaN or infinite ends with
         finish_reason `error`. Raises BadInput when one slot is too many, and when the rule returns
         something else than logits.
         """
@@ -115,12 +117,12 @@ class BatchedEngine:
 class Pending:
     """The cells to make: taken one by one, and some put back in front."""
 
-    def __init__(self, cells: Iterable[Cell]):
+    def __init__(self, cells: Iterable[Cell | None]):
         self.cells, self.front = iter(cells), deque()
 
     def __bool__(self) -> bool:
         if not self.front:
-            self.front.extend(islice(self.cells, 1))
+            self.front.extend(cell for cell in islice(self.cells, 1) if cell is not None)
         return bool(self.front)
 
     def take(self) -> Cell:
@@ -154,6 +156,7 @@ class Batch:
         at_once = ROWS_AT_ONCE.get(device.type, slots)
         self.parts = [slice(first, first + at_once) for first in range(0, slots, at_once)]
         self.arms: list[str | None] = [None] * slots  # None: idle
+        self.requests = [request] * slots
         self.alphas = torch.zeros(slots, 1, device=device)
         self.tokens = torch.zeros(slots, dtype=torch.long, device=device)
         self.made = torch.zeros(slots, 1, dtype=torch.long, device=device)
@@ -174,8 +177,14 @@ class Batch:
         rows = self._draw().tolist()
         finished = []
         for slot, generation in list(self.active.items()):
-            *measures, token = rows[slot]
-            append_token(generation, int(token), measures, self.request)
+            measures, (token, *likeliest) = (
+                rows[slot][: len(PER_TOKEN)],
+                rows[slot][len(PER_TOKEN) :],
+            )
+            request = self.requests[slot]
+            if request.likeliest is not None:
+                generation.likeliest.append(_pairs(int(token), likeliest, request.likeliest))
+            append_token(generation, int(token), measures, request)
             if generation.finish_reason:
                 finished.append(self.active.pop(slot))
                 self.slots.clear(slot)
@@ -199,29 +208,50 @@ class Batch:
         streams = self.contexts[cell.pair_id].streams
         taken = [self.prefixes.take(one, self.sources[one.source]) for one in streams]
         self.slots.fill(slot, taken)
-        self.numbers[slot] = self.request.uniforms(cell)
+        self.requests[slot] = self.request.of_cell(cell)
+        numbers = self.requests[slot].uniforms(cell)
+        self.numbers[slot, : len(numbers)] = numbers
         self.alphas[slot] = cell.alpha
         self.arms[slot] = cell.arm
         self.made[slot] = 0
 
     def _draw(self) -> Tensor:
-        """Return (slots, measures + 1) float32: a token's measures and its id; idle rows: nothing.
+        """Return (slots, width) float32: a token's measures and its id; idle rows: nothing.
 
-        One tensor, so that the GPU is waited for once. Ids below 2^24 are exact in float32.
+        Behind them, where a request asks for it, `_likeliest`. One tensor, so that the GPU is
+        waited for once. Ids below 2^24 are exact in float32.
         """
         numbers = self.numbers.gather(1, self.made.to(self.numbers.device))[:, 0]
         # Idle slots go on with the last number.
         self.made.add_(1).clamp_(max=self.request.max_new_tokens - 1)
-        rows = torch.zeros(len(self.tokens), len(PER_TOKEN) + 1, device=self.tokens.device)
+        asked = [self.requests[slot].likeliest for slot in self.active]
+        most = max((number for number in asked if number is not None), default=None)
+        width = len(PER_TOKEN) + 1 + (0 if most is None else 1 + 2 * most)
+        rows = torch.zeros(len(self.tokens), width, device=self.tokens.device)
         for part in self.parts:
             if any(self.arms[part]):
                 a, b = anchor_and_reference(self.slots.logits(part))
                 amplified = self._amplified(self.request.rule, a, b, part)
-                drawn = self.request.sampler(amplified, numbers[part])
+                drawn = self._drawn(amplified, numbers[part], self.requests[part])
                 self.tokens[part] = drawn.tokens
-                rows[part, :-1] = measure_step(a, b, amplified, drawn)
-                rows[part, -1] = drawn.tokens
+                rows[part, : len(PER_TOKEN)] = measure_step(a, b, amplified, drawn)
+                rows[part, len(PER_TOKEN)] = drawn.tokens
+                if most is not None:
+                    rows[part, len(PER_TOKEN) + 1 :] = _likeliest(amplified, drawn.tokens, most)
         return rows
+
+    def _drawn(self, amplified: Tensor, numbers: Tensor, requests: list[Request]) -> Draw:
+        """Draw a token of each row in the way of its request."""
+        samplers = [request.sampler for request in requests]
+        if len(set(samplers)) == 1:
+            return samplers[0](amplified, numbers)
+        logprobs = torch.empty_like(amplified[:, 0])
+        drawn = Draw(torch.empty_like(logprobs, dtype=torch.long), logprobs)
+        for sampler in set(samplers):
+            rows = [row for row, one in enumerate(samplers) if one is sampler]
+            for whole, own in zip(drawn, sampler(amplified[rows], numbers[rows]), strict=True):
+                whole[rows] = own
+        return drawn
 
     def _amplified(self, rule: Rule, logits_a: Tensor, logits_b: Tensor, part: slice) -> Tensor:
         arms = [arm or "full" for arm in self.arms[part]]
@@ -233,6 +263,20 @@ class Batch:
             rows = [row for row, name in enumerate(arms) if name == arm]
             amplified[rows] = _apply(arm, rule, logits_a[rows], logits_b[rows], alphas[rows])
         return amplified
+
+
+def _likeliest(amplified: Tensor, tokens: Tensor, most: int) -> Tensor:
+    """Return (rows, 1 + 2 * most): the tokens' log-probabilities, the likeliest ids and theirs."""
+    logprobs = amplified.log_softmax(-1)
+    values, ids = logprobs.topk(most)
+    return torch.cat([logprobs.gather(1, tokens[:, None]), ids, values], 1)
+
+
+def _pairs(token: int, row: list[float], asked: int) -> list[tuple[int, float]]:
+    """The sampled token and the `asked` likeliest of a row of `_likeliest`, as (id, nats)."""
+    most = len(row) // 2
+    likeliest = zip(map(int, row[1 : 1 + asked]), row[1 + most :], strict=False)
+    return [(token, row[0]), *likeliest]
 
 
 def rows_of_a_slot(sources: Mapping[str, Any], contexts: Iterable[Contrast]) -> list[Any]:
@@ -275,6 +319,8 @@ def append_token(
     generation.per_token.append(measures)
     if token in request.stop_ids:
         generation.finish_reason = "eos"
+    elif request.stops(generation.token_ids):
+        generation.finish_reason = "stop"
     elif len(generation.token_ids) == request.max_new_tokens:
         generation.finish_reason = "length"
 

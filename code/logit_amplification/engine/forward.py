@@ -45,20 +45,31 @@ def text_logits(model: Any, ids: Sequence[int], text_ids: Sequence[int]) -> Tens
     return texts_logits(model, ids, [text_ids])[0]
 
 
-@torch.inference_mode()
 def texts_logits(model: Any, ids: Sequence[int], texts: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Return `text_logits` of several texts behind the same `ids`, from one forward.
+    """Return `text_logits` of several texts behind the same `ids`, from one forward."""
+    return rows_logits(model, [(ids, text) for text in texts])
 
-    What fills up shorter texts stands behind them, where no token of theirs looks.
+
+@torch.inference_mode()
+def rows_logits(model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Tensor]:
+    """Return `text_logits` of texts, each behind ids of its own, from one forward.
+
+    What fills up shorter rows stands behind them, where no token of theirs looks.
     """
-    longest = max(map(len, texts))
+    longest = max(len(ids) + len(text) - 1 for ids, text in rows)
     inputs = torch.tensor(
-        [[*ids, *text[:-1], *[0] * (longest - len(text))] for text in texts], device=model.device
+        [[*(row := [*ids, *text[:-1]]), *[0] * (longest - len(row))] for ids, text in rows],
+        device=model.device,
     )
+    first = min(len(ids) for ids, _ in rows) - 1
     # An index, not a number: see `next_logits`.
-    kept = torch.arange(len(ids) - 1, inputs.shape[1], device=model.device)
+    kept = torch.arange(first, longest, device=model.device)
     logits = model(inputs, use_cache=False, logits_to_keep=kept).logits
-    return [row[: len(text)].float() for row, text in zip(logits, texts, strict=True)]
+    starts = [len(ids) - 1 - first for ids, _ in rows]
+    return [
+        one[start : start + len(text)].float()
+        for one, start, (_, text) in zip(logits, starts, rows, strict=True)
+    ]
 
 
 def text_nll(model: Any, ids: Sequence[int], text_ids: Sequence[int]) -> float:

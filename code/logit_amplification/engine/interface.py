@@ -71,15 +71,21 @@ class Generation:
     slots: int  # how many were decoded side by side
     token_ids: list[int] = field(default_factory=list)
     per_token: list[list[float]] = field(default_factory=list)
-    finish_reason: str | None = None  # "eos", "length" or "error" when finished
+    finish_reason: str | None = None  # "eos", "length", "stop" or "error" when finished
     error: str | None = None  # why it ended with "error"; the other cells go on
+    likeliest: list[list[tuple[int, float]]] = field(default_factory=list)  # see Request.likeliest
 
 
 @dataclass(frozen=True)
 class Request:
     """What holds for every cell: how tokens are drawn, and when an answer ends.
 
-    on_step is told how many tokens each step has made.
+    stops: told the tokens of an answer after each; where it says true, the answer ends (`stop`).
+    likeliest: how many of each step's likeliest tokens a generation keeps, behind the sampled one,
+    as (id, log-probability under the amplified distribution, in nats, before temperature and
+    truncation); None keeps nothing. on_step is told how many tokens each step has made.
+    of_pair: requests of pairs that are made otherwise, by a pair's id. Rule and on_step are those
+    of this one, and none has more new tokens.
     """
 
     sampler: Sampler
@@ -88,6 +94,13 @@ class Request:
     stop_ids: frozenset[int] = frozenset()
     rule: Rule = amplify
     on_step: Callable[[int], None] = lambda tokens: None
+    stops: Callable[[list[int]], bool] = lambda tokens: False
+    likeliest: int | None = None
+    of_pair: Mapping[str, Request] = field(default_factory=dict)
+
+    def of_cell(self, cell: Cell) -> Request:
+        """Return the request that a cell is made by."""
+        return self.of_pair.get(cell.pair_id, self)
 
     @classmethod
     def of(cls, settings: Any, stop_ids: frozenset[int], **more: Any) -> Request:
@@ -104,9 +117,12 @@ class Engine(Protocol):
     """Makes generations. It takes cells when it has room for them: another may take the rest."""
 
     def generate(
-        self, cells: Iterable[Cell], contexts: Mapping[str, Contrast], request: Request
+        self, cells: Iterable[Cell | None], contexts: Mapping[str, Contrast], request: Request
     ) -> Iterator[Generation]:
-        """Yield each cell's generation as soon as it is finished; contexts are by a pair's id."""
+        """Yield each cell's generation as soon as it is finished; contexts are by a pair's id.
+
+        None among the cells: there is none now, but more may follow while others are being made.
+        """
 
     def describe(self) -> dict[str, Any]:
         """Return what of the engine can change a token: it is a part of a run's identity."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy
@@ -43,8 +44,12 @@ def uniforms(seed: int, pair_id: str, sample: int, count: int) -> Tensor:
     return torch.from_numpy(generator.random(count))
 
 
+@lru_cache(maxsize=1024)
 def make_sampler(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Sampler:
-    """Return the function that draws one token per row; temperature 0 is argmax, and certain."""
+    """Return the function that draws one token per row; temperature 0 is argmax, and certain.
+
+    The same numbers give the same function, so that rows which share one are drawn together.
+    """
     if temperature == 0:
         return lambda logits, uniforms: Draw(logits.argmax(-1), torch.zeros_like(logits[:, 0]))
 

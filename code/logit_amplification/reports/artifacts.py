@@ -9,7 +9,7 @@ from ..evaluation import stats
 from ..records import files
 from ..settings import Settings
 from ..sweeps.history import Sweep
-from . import contact_sheet, report
+from . import contact_sheet, report, tables
 from .figures import gallery
 from .figures.style import save_figures
 
@@ -27,6 +27,7 @@ def save_artifacts(done: Sweep, settings: Settings) -> list[Path]:
         reason = done.records[0]["error"]
         raise BadInput(f"every generation ended with an error, the first because {reason}")
     written += report.write_reports(settings.data_dir, done.run, done.records)
+    written += tables.write_parquet(settings.data_dir, done.records, done.whole_records())
     return written + save_all_figures(done, settings)
 
 

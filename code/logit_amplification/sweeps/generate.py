@@ -15,7 +15,7 @@ from ..models import devices, sizes
 from ..models.loading import LoadedModel
 from ..prompts.chat import EncodedPair, encode_pairs
 from ..prompts.pairs import Message, make_pair
-from ..settings import Settings, load_settings
+from ..settings import ArgumentsAlone, Settings, load_settings
 from .recording import make_record
 
 
@@ -29,15 +29,6 @@ class Answer:
     token_ids: list[int]
     finish_reason: str  # "eos", "length", or "error" when logits became NaN or infinite
     measures: dict[str, float | int | None]
-
-
-class _Arguments(Settings):
-    """Settings from arguments alone: another program's .env or environment must not matter."""
-
-    @classmethod
-    def settings_customise_sources(cls, settings_cls, init_settings, **others):
-        """Read nothing else."""
-        return (init_settings,)
 
 
 def generate(
@@ -62,7 +53,7 @@ def generate(
     are off. arm: a variant of the rule, as in `Settings`. Nothing is written. Raises BadInput.
     """
     settings = load_settings(
-        _Arguments,
+        ArgumentsAlone,
         alphas=alphas if isinstance(alphas, str | int | float) else list(alphas),
         samples=samples,
         max_new_tokens=max_new_tokens,

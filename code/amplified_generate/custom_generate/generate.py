@@ -1,0 +1,108 @@
+"""`model.generate` from logits_a + alpha * (logits_a - logits_b), with any of its samplers.
+
+A is the prompt that `generate` is given, B another prompt of the same model. Both are read in one
+batch, and every token is appended to both. transformers loads this file by
+`model.generate(..., custom_generate=FOLDER, trust_remote_code=True)`; it needs nothing else.
+"""
+
+import functools
+import inspect
+
+import torch
+from transformers import DynamicCache
+
+# Ways of `generate` that read, or keep, something else than whole rows of tokens.
+WITHOUT = (
+    *("assistant_model", "prompt_lookup_num_tokens", "inputs_embeds", "guidance_scale"),
+    *("cache_implementation", "cache", "past_key_values", "negative_prompt_ids"),
+)
+
+
+def generate(
+    model,
+    inputs=None,
+    input_ids=None,
+    attention_mask=None,
+    b_input_ids=None,
+    b_attention_mask=None,
+    alpha=1.0,
+    **arguments,
+):
+    """Return what `model.generate` returns, for A amplified against B.
+
+    b_input_ids: (rows, length) int64, B's prompts, a row for each of A's (or one for all), padded
+    on the left; b_attention_mask: 0 for the padding, by default none is. alpha: 0 is A alone, -1 is
+    B alone. The logits that `output_logits` returns, and those that samplers see, are the amplified
+    ones, in float32. Raises ValueError for what would not be the amplified distribution.
+    """
+    ids_a = input_ids if input_ids is not None else inputs
+    if ids_a is None or b_input_ids is None:
+        raise ValueError("input_ids and b_input_ids are needed: the prompts of A and of B")
+    for name in WITHOUT:
+        if arguments.get(name) is not None:
+            raise ValueError(f"{name} cannot be used together with amplification")
+    if len(b_input_ids) not in (1, len(ids_a)):
+        raise ValueError(
+            f"B has {len(b_input_ids)} rows and A {len(ids_a)}; allowed: as many, or one"
+        )
+    ids_b = b_input_ids.expand(len(ids_a), -1).to(ids_a.device)
+    mask_a = torch.ones_like(ids_a) if attention_mask is None else attention_mask
+    mask_b = torch.ones_like(ids_b) if b_attention_mask is None else b_attention_mask
+    mask_b = mask_b.expand(len(ids_a), -1).to(ids_a.device)
+    length = max(ids_a.shape[1], ids_b.shape[1])
+    added = length - ids_a.shape[1]
+    (ids_a, mask_a), (ids_b, mask_b) = (
+        [torch.nn.functional.pad(part, (length - part.shape[1], 0)) for part in side]
+        for side in ((ids_a, mask_a), (ids_b, mask_b))
+    )
+    if arguments.get("max_length") is not None:
+        arguments["max_length"] += added
+    reading = _reading_both(model, ids_b, mask_b, alpha)
+    parameters = inspect.signature(model.forward).parameters
+    # The cache is an argument of another name since transformers 5.24.
+    arguments["cache" if "cache" in parameters else "past_key_values"] = _PairedCache()
+    made = reading.generate(input_ids=ids_a, attention_mask=mask_a, **arguments)
+    if torch.is_tensor(made):
+        return made[:, added:]
+    made.sequences = made.sequences[:, added:]
+    return made
+
+
+class _PairedCache(DynamicCache):
+    """Keys and values of A's rows and, behind them, of B's."""
+
+    def reorder_cache(self, beam_idx):
+        """Have B's rows follow A's beams."""
+        super().reorder_cache(torch.cat([beam_idx, beam_idx + len(beam_idx)]))
+
+
+def _reading_both(model, ids_b, mask_b, alpha):
+    """Return a model that shares everything with this one, and whose forward reads B's rows too.
+
+    The model itself is not changed: another thread may use it meanwhile.
+    """
+
+    class ReadingBoth(type(model)):
+        @functools.wraps(type(model).forward)
+        def forward(self, input_ids=None, attention_mask=None, **others):
+            rows, fed = input_ids.shape
+            times, length = rows // len(ids_b), ids_b.shape[1]  # beams, or several answers each
+            end = attention_mask.shape[1]
+            b, seen = (part.repeat_interleave(times, 0) for part in (ids_b, mask_b))
+            # The columns of B's prompt among those that are fed; what follows is the same in both.
+            own = b[:, end - fed : end]
+            b = torch.cat([own, input_ids[:, own.shape[1] :]], 1)
+            mask = torch.cat([attention_mask, torch.cat([seen, attention_mask[:, length:]], 1)])
+            mask = mask[:, :end] if end < length else mask
+            others["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -fed:]
+            made = model(input_ids=torch.cat([input_ids, b]), attention_mask=mask, **others)
+            logits_a, logits_b = made.logits.float().chunk(2)
+            made.logits = logits_a + alpha * (logits_a - logits_b)
+            return made
+
+    reading = object.__new__(ReadingBoth)
+    # Not its hooks on `forward`: they are called with the model itself.
+    reading.__dict__.update(
+        {name: own for name, own in model.__dict__.items() if name != "forward"}
+    )
+    return reading

@@ -1,0 +1,176 @@
+"""What another tool's model is made of: loaded weights, a strength, and what B reads.
+
+Other tools hand over one conversation, or one text. Here it becomes the two (or three) streams of
+a contrast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..engine.batched import BatchedEngine
+from ..engine.interface import Contrast, Generation, Request, Stream
+from ..errors import BadInput
+from ..models.loading import LoadedModel, load_model
+from ..prompts.chat import encode_pairs
+from ..prompts.pairs import make_pair
+from ..settings import ArgumentsAlone, load_settings
+from .serving import Server
+
+LOADING = ("revision", "quantization", "dtype", "device", "adapter", "model_b", "model_base")
+OTHER_NAMES = {"b_model": "model_b", "base_model": "model_base"}
+CHANGES = ("alpha", "arm", "a_system", "b_system", "seed", "slots")
+ARGUMENTS = (*CHANGES, *LOADING, *OTHER_NAMES)
+MOST_SLOTS = 32
+ASKING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Amplifier:
+    """A loaded model, and how what is asked of it is amplified.
+
+    a_system, b_system: the system message of that side in place of the conversation's own; "" is
+    none, None leaves it as it is.
+    """
+
+    loaded: LoadedModel
+    alpha: float
+    arm: str
+    a_system: str | None
+    b_system: str | None
+    seed: int  # where a request has none of its own
+    server: Server = field(repr=False)
+    asked: Counter[tuple[str, int]] = field(default_factory=Counter, repr=False)
+
+    @classmethod
+    def load(cls, model: str, arguments: Mapping[str, Any]) -> Amplifier:
+        """Load a model with the arguments that another tool passes on.
+
+        alpha (1), arm (`full`), a_system, b_system, seed, slots, and those of `load_model`. Raises
+        BadInput for one that there is not, and where A and B would be the same.
+        """
+        given = {OTHER_NAMES.get(name, name): value for name, value in arguments.items()}
+        allowed = (*CHANGES, *LOADING)
+        if unknown := [name for name in given if name not in allowed]:
+            raise BadInput(f"unknown argument {unknown[0]!r:.60}; allowed: {', '.join(ARGUMENTS)}")
+        alpha = _number(given.get("alpha", 1.0))
+        settings = load_settings(
+            ArgumentsAlone,
+            alphas=[alpha],
+            arms=given.get("arm", "full"),
+            seed=given.get("seed", 0),
+            slots=given.get("slots", "auto"),
+        )
+        if len(settings.arms) > 1:
+            raise BadInput(f"arm = {given['arm']!r}; allowed: one")
+        (arm,) = settings.arms
+        sides = {name: _text(given.get(name)) for name in ("a_system", "b_system")}
+        weights = any(given.get(name) for name in ("adapter", "model_b"))
+        if alpha != 0 and not weights and sides["a_system"] == sides["b_system"]:
+            raise BadInput(
+                f"alpha = {alpha:g} changes nothing where B is A; allowed: a b_system, b_model or "
+                "adapter, or alpha = 0"
+            )
+        loading = {name: given[name] for name in LOADING if given.get(name) is not None}
+        loaded = load_model(model, **loading)
+        slots = MOST_SLOTS if settings.slots == "auto" else settings.slots
+        server = Server(BatchedEngine(loaded.sources, slots))
+        return cls(loaded, alpha, arm, **sides, seed=settings.seed, server=server)
+
+    def chats(self, messages: Sequence[Mapping[str, str]]) -> Contrast:
+        """Return the contrast of a conversation that both sides read, B with its own system text.
+
+        messages: role (system, user, assistant) and content; a last one of the assistant is what
+        the answer begins with. Raises BadInput for what is no chat. `ask` says what is too long.
+        """
+        sides = {
+            "a": with_system(messages, self.a_system),
+            "b": with_system(messages, self.b_system),
+        }
+        row = {"id": "request", "category": "request", **sides}
+        pair = make_pair(row, "request", self.names_of_sources)
+        (encoded,) = encode_pairs(
+            [pair], self.loaded.tokenizer, max_new_tokens=0, max_positions=sys.maxsize
+        )
+        return Contrast.of(encoded)
+
+    def streams(self, a: Sequence[int], b: Sequence[int]) -> Contrast:
+        """Return the contrast of token ids; a base reads what A reads."""
+        sides = zip((a, b, a), self.names_of_sources, strict=False)
+        return Contrast(*(Stream(tuple(ids), source) for ids, source in sides))
+
+    @property
+    def names_of_sources(self) -> tuple[str, ...]:
+        """The weights that A, B and the base are read with."""
+        names = tuple(self.loaded.sources)
+        return names if "model_b" in names else ("model", *names)
+
+    def ask(
+        self, contrast: Contrast, request: Request, answers: int = 1
+    ) -> list[Future[Generation]]:
+        """Ask for answers at this alpha, which are decoded beside whatever else is asked for.
+
+        Random numbers come from the seed, from what A reads and from how often the same was asked
+        before, as a sweep's do from a pair and a sample: whatever is decoded beside it, and the
+        same for every B, alpha and arm. Raises BadInput where there is no room for the answer.
+        """
+        longest = max(len(stream.ids) for stream in contrast.streams)
+        if longest + request.max_new_tokens > self.loaded.max_positions:
+            raise BadInput(
+                f"{longest} prompt tokens and {request.max_new_tokens} of an answer exceed the "
+                f"model's context of {self.loaded.max_positions} tokens"
+            )
+        origin = hashlib.sha256(repr(contrast.streams[0].ids).encode()).hexdigest()
+        with ASKING:
+            first = self.asked[origin, request.seed]
+            self.asked[origin, request.seed] += answers
+        cell = {"alpha": self.alpha, "arm": self.arm, "origin": origin}
+        return [
+            self.server.submit(contrast, request, sample=first + number, **cell)
+            for number in range(answers)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the tool's log should say of a generation: strength, arm, and what B is."""
+        info = self.loaded.info
+        others = {
+            name: info[name]["name"]
+            for name in ("adapter", "model_b", "model_base")
+            if name in info
+        }
+        return {
+            "alpha": self.alpha,
+            "arm": self.arm,
+            "a_system": self.a_system,
+            "b_system": self.b_system,
+            **others,
+            "dtype": info["dtype"],
+            "quantization": info["quantization"],
+        }
+
+
+def with_system(messages: Sequence[Mapping[str, str]], system: str | None) -> list[dict[str, str]]:
+    """Return a conversation with this system message: "" for none, None for its own."""
+    rest = [dict(message) for message in messages if message["role"] != "system"]
+    own = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
+    text = own if system is None else system
+    return [{"role": "system", "content": text}, *rest] if text else rest
+
+
+def _text(value: Any) -> str | None:
+    """An argument that a command line may have read as a number."""
+    return None if value is None else str(value)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise BadInput(f"alpha = {value!r:.60}; allowed: one number") from None

@@ -1,0 +1,228 @@
+"""inspect_ai's model provider `amplified`: an evaluation's requests share the engine's slots.
+
+inspect eval task.py --model amplified/demo -M alpha=1 -M b_system="You are rude."
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import anyio
+from anyio.to_thread import run_sync
+from inspect_ai._util.error import PrerequisiteError
+from inspect_ai.model import (
+    ChatCompletionChoice,
+    ChatMessage,
+    ChatMessageAssistant,
+    GenerateConfig,
+    Logprob,
+    Logprobs,
+    ModelAPI,
+    ModelOutput,
+    ModelUsage,
+    StopReason,
+    TopLogprob,
+)
+from inspect_ai.tool import ToolChoice, ToolInfo
+
+from ..engine.interface import Contrast, Generation, Request
+from ..errors import BadInput
+from ..logits.sampling import make_sampler
+from ..logits.vocabulary import PER_TOKEN
+from ..prompts.chat import token_texts
+from .amplifier import MOST_SLOTS, Amplifier
+from .stopping import StopTexts
+
+MOST_TOKENS = 2048  # of an answer, where a task does not say; fewer where the context ends
+# What would have to change the distribution, or the form of the answer, and does not here.
+WITHOUT = (
+    *("best_of", "frequency_penalty", "presence_penalty", "logit_bias", "response_schema"),
+    *("prompt_logprobs", "reasoning_tokens", "modalities"),
+)
+REASONS: dict[str | None, StopReason] = {"eos": "stop", "stop": "stop", "length": "max_tokens"}
+
+
+class AmplifiedAPI(ModelAPI):
+    """Answers from logits_a + alpha * (logits_a - logits_b), over the whole vocabulary.
+
+    Arguments (`-M`): `Amplifier.load`. A task's generation config gives the rest: temperature,
+    top_p and top_k are 1, 1 and off where it is silent, so that the model itself is sampled.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        config: GenerateConfig = GenerateConfig(),  # noqa: B008  inspect's own signature
+        **model_args: Any,
+    ):
+        super().__init__(model_name, base_url, api_key, [], config)
+        try:
+            self.amplifier = Amplifier.load(model_name, model_args)
+        except BadInput as error:
+            raise PrerequisiteError(f"amplified/{model_name}: {error}") from None
+
+    async def generate(
+        self,
+        input: list[ChatMessage],  # noqa: A002  inspect's own name
+        tools: list[ToolInfo],
+        tool_choice: ToolChoice,
+        config: GenerateConfig,
+    ) -> ModelOutput:
+        """Answer one conversation; those that come meanwhile are decoded beside it."""
+        started = time.monotonic()
+        if tools:
+            raise BadInput("tools: the provider `amplified` calls none; allowed: a task without")
+        refused = [name for name in WITHOUT if getattr(config, name, None) is not None]
+        if refused:
+            raise BadInput(f"{refused[0]}: the provider `amplified` has no such setting")
+        messages = [_plain(message) for message in input]
+        contrast, room = self._contrast(messages)
+        if room < 1:
+            return ModelOutput.from_content(
+                self.model_name, "", stop_reason="model_length", error="no room for an answer"
+            )
+        request = self._request(config, min(room, config.max_tokens or room))
+        futures = self.amplifier.ask(contrast, request, config.num_choices or 1)
+        made = [await _result(future) for future in futures]
+        return self._output(made, contrast, config, request, time.monotonic() - started)
+
+    def max_tokens(self) -> int | None:
+        """The most tokens of an answer where the task does not say."""
+        return MOST_TOKENS
+
+    def max_connections(self) -> int:
+        """How many requests are decoded side by side."""
+        return MOST_SLOTS
+
+    def collapse_user_messages(self) -> bool:
+        """A chat template wants user and assistant in turn."""
+        return True
+
+    def collapse_assistant_messages(self) -> bool:
+        """A chat template wants user and assistant in turn."""
+        return True
+
+    def close(self) -> None:
+        """Finish what was asked for, and let go of the model."""
+        self.amplifier.server.close()
+        del self.amplifier
+
+    def _contrast(self, messages: list[dict[str, str]]) -> tuple[Contrast, int]:
+        """Return the contrast, and how many tokens of an answer the context has room for."""
+        contrast = self.amplifier.chats(messages)
+        longest = max(len(stream.ids) for stream in contrast.streams)
+        return contrast, self.amplifier.loaded.max_positions - longest
+
+    def _request(self, config: GenerateConfig, max_new_tokens: int) -> Request:
+        temperature = 1.0 if config.temperature is None else config.temperature
+        top_p = 1.0 if config.top_p is None else config.top_p
+        asked = bool(config.logprobs or config.top_logprobs)
+        return Request(
+            make_sampler(temperature, config.top_k or 0, top_p),
+            self.amplifier.seed if config.seed is None else config.seed,
+            max_new_tokens,
+            self.amplifier.loaded.stop_ids,
+            stops=StopTexts(self.amplifier.loaded.tokenizer, config.stop_seqs or ()),
+            likeliest=(config.top_logprobs or 0) if asked else None,
+        )
+
+    def _output(
+        self,
+        made: Sequence[Generation],
+        contrast: Contrast,
+        config: GenerateConfig,
+        request: Request,
+        seconds: float,
+    ) -> ModelOutput:
+        for one in made:
+            if one.finish_reason == "error":
+                raise RuntimeError(one.error)
+        read = len(contrast.streams[0].ids)
+        written = sum(len(one.token_ids) for one in made)
+        return ModelOutput(
+            model=self.model_name,
+            choices=[self._choice(one, request) for one in made],
+            usage=ModelUsage(input_tokens=read, output_tokens=written, total_tokens=read + written),
+            time=seconds,
+            metadata={
+                **self.amplifier.describe(),
+                "seed": request.seed,
+                "temperature": 1.0 if config.temperature is None else config.temperature,
+                "input_tokens_b": len(contrast.b.ids),
+                "generations": [
+                    {"sample": one.cell.sample, "measures": measures_of(one)} for one in made
+                ],
+            },
+        )
+
+    def _choice(self, made: Generation, request: Request) -> ChatCompletionChoice:
+        tokenizer = self.amplifier.loaded.tokenizer
+        text = request.stops.cut(tokenizer.decode(made.token_ids, skip_special_tokens=True))
+        logprobs = None
+        if request.likeliest is not None:
+            logprobs = Logprobs(content=_logprobs(tokenizer, made, request.likeliest))
+        message = ChatMessageAssistant(content=text, model=self.model_name, source="generate")
+        return ChatCompletionChoice(
+            message=message, stop_reason=REASONS[made.finish_reason], logprobs=logprobs
+        )
+
+
+def measures_of(made: Generation) -> dict[str, float | None]:
+    """Return the means of a generation's measures over its tokens, and what weights need.
+
+    log_weight_a is the sum of log p_A - log p of what was drawn from, in nats: its exponential
+    weights the answer so that it stands for unamplified A at temperature 1 (importance sampling).
+    """
+    columns = dict(zip(PER_TOKEN, zip(*made.per_token, strict=True), strict=True))
+    found = {name: sum(values) / len(values) for name, values in columns.items()}
+    weight = -sum(columns["nll_a"]) - sum(columns["logprob_sampled"])
+    found |= {"log_ratio_a_b": found["nll_b"] - found["nll_a"], "log_weight_a": weight}
+    return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def _plain(message: ChatMessage) -> dict[str, str]:
+    """Role and text of a message. Raises BadInput for what is no text."""
+    if message.role == "tool" or getattr(message, "tool_calls", None):
+        raise BadInput("tool messages: the provider `amplified` reads none; allowed: text")
+    parts = [] if isinstance(message.content, str) else message.content
+    if other := [part.type for part in parts if part.type not in ("text", "reasoning")]:
+        raise BadInput(f"{other[0]}: the provider `amplified` reads text alone")
+    return {"role": message.role, "content": message.text}
+
+
+async def _result(future: Future[Generation]) -> Generation:
+    """Wait for a generation without holding up the event loop, whichever it is."""
+    try:
+        # A thread each: they only wait, and there are as many as requests.
+        return await run_sync(
+            future.result, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+        )
+    except anyio.get_cancelled_exc_class():
+        future.cancel()
+        raise
+
+
+def _logprobs(tokenizer: Any, made: Generation, most: int) -> list[Logprob]:
+    """The sampled tokens, each with the likeliest ones of its step, in inspect's form."""
+    texts = token_texts(tokenizer, made.token_ids)
+    found = []
+    for text, ((_, own), *likeliest) in zip(texts, made.likeliest, strict=True):
+        top = [
+            TopLogprob(token=shown, logprob=value, bytes=list(shown.encode()))
+            for shown, value in ((tokenizer.decode([token]), value) for token, value in likeliest)
+        ]
+        found.append(
+            Logprob(
+                token=text,
+                logprob=own,
+                bytes=list(text.encode()),
+                top_logprobs=top if most else None,
+            )
+        )
+    return found

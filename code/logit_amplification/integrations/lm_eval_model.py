@@ -1,0 +1,226 @@
+"""lm-evaluation-harness' model `amplified`: its tasks under the amplified distribution.
+
+    python -m logit_amplification.integrations.lm_eval_model run --model amplified \
+        --model_args 'pretrained=demo,alpha=1,b_system=You are rude.' --tasks ...
+
+The harness registers models when they are imported, and has no entry points: run as a module, this
+one registers itself and hands over to the harness' own command line.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lm_eval.api.registry import register_model
+from lm_eval.models.huggingface import HFLM
+from tqdm import tqdm
+
+from ..engine.batched import anchor_and_reference
+from ..engine.forward import rows_logits
+from ..engine.interface import Contrast, Request
+from ..errors import BadInput
+from ..logits.amplification import amplify
+from ..logits.arms import ARMS
+from ..logits.sampling import make_sampler
+from .amplifier import ARGUMENTS, Amplifier, with_system
+from .stopping import StopTexts
+
+TEXTS_AT_ONCE = 8  # where the harness' batch size is `auto`
+OF_HARNESS = ("batch_size", "max_batch_size", "max_length", "add_bos_token", "prefix_token_id")
+OF_GENERATION = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
+
+
+@register_model("amplified")
+class AmplifiedLM(HFLM):
+    """The harness' `hf` model, whose log-likelihoods and texts are those of the amplified one.
+
+    Arguments: `pretrained`, those of `Amplifier.load`, and of `hf` batch_size, max_length,
+    add_bos_token and prefix_token_id. With `--apply_chat_template` a_system and b_system take the
+    place of the system message; without, they stand in front of the text, behind an empty line.
+    """
+
+    def __init__(self, pretrained: str = "demo", **arguments: Any):
+        own = {name: arguments.pop(name) for name in ARGUMENTS if name in arguments}
+        if unknown := [name for name in arguments if name not in OF_HARNESS]:
+            allowed = ", ".join(("pretrained", *ARGUMENTS, *OF_HARNESS))
+            raise BadInput(f"unknown argument {unknown[0]!r:.60}; allowed: {allowed}")
+        if own.get("device") == "cuda:0":  # the harness' default, wherever it runs
+            own["device"] = "auto"
+        self.amplifier = Amplifier.load(pretrained, own)
+        loaded = self.amplifier.loaded
+        limit = arguments.pop("max_length", None) or loaded.max_positions
+        self.longest = min(int(limit), loaded.max_positions)
+        super().__init__(pretrained=loaded.model, tokenizer=loaded.tokenizer, **arguments)
+        self.chats: dict[str, list[dict[str, str]]] = {}  # what the harness has had rendered
+        self.renders_chats = False
+
+    @property
+    def max_length(self) -> int:
+        """The tokens of a context and what follows it."""
+        return self.longest
+
+    # ------------------------------------------------------------------ what A and B read
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """Say which template chats are written with; from now on contexts are rendered chats."""
+        self.renders_chats = bool(chat_template)
+        return super().chat_template(chat_template)
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Render a chat for A, and remember it, for B reads it with another system message."""
+        self.renders_chats = True
+        rendered = super().apply_chat_template(chat_history, add_generation_prompt)
+        self.chats[rendered] = chat_history
+        return rendered
+
+    def _read(self, context: str, system: str | None) -> str:
+        """A context with a side's system text."""
+        if system is None:
+            return context
+        if not self.renders_chats:
+            return f"{system}\n\n{context}" if system else context
+        # What follows the chat (the beginning of an answer) is a part of the context too.
+        chat = context if context in self.chats else None
+        chat = chat or next((known for known in self.chats if context.startswith(known)), None)
+        if chat is None:
+            raise BadInput(
+                "a chat that this model has not rendered (--cache_requests keeps them); allowed: "
+                "a_system and b_system without that cache"
+            )
+        messages = with_system(self.chats[chat], system)
+        goes_on = messages[-1]["role"] == "assistant"
+        return super().apply_chat_template(messages, not goes_on) + context[len(chat) :]
+
+    def _contrast(self, context: str, ids: Sequence[int] | None = None) -> Contrast:
+        """The contrast of a context.
+
+        ids: what a side without a system text of its own reads in front of a continuation; the
+        spaces at the end are the continuation's then.
+        """
+
+        def read(system: str | None) -> Sequence[int]:
+            if ids is None:
+                return self.tok_encode(self._read(context, system))
+            return ids if system is None else self.tok_encode(self._read(context, system).rstrip())
+
+        return self.amplifier.streams(read(self.amplifier.a_system), read(self.amplifier.b_system))
+
+    def _continued(self, ids: Sequence[int]) -> Contrast:
+        """The contrast of a window of a text: what stands in front of it is a side's own."""
+        sides = self.amplifier.a_system, self.amplifier.b_system
+        begun = ids[0] == self.prefix_token_id
+        first, rest = (ids[:1], ids[1:]) if begun else ([], ids)
+        heads = (self.tok_encode(f"{s}\n\n", add_special_tokens=False) if s else [] for s in sides)
+        return self.amplifier.streams(*([*first, *head, *rest] for head in heads))
+
+    # ------------------------------------------------------------------ what the harness asks for
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Score whole texts in windows that leave room for what is in front of them."""
+        longest = max(len(s.ids) for s in self._continued([self.prefix_token_id]).streams)
+        whole, self.longest = self.longest, self.longest - longest + 1
+        try:
+            return super().loglikelihood_rolling(requests, disable_tqdm)
+        finally:
+            self.longest = whole
+
+    def _loglikelihood_tokens(
+        self, requests: list[Any], disable_tqdm: bool = False, **others: Any
+    ) -> list[tuple[float, bool]]:
+        """Score continuations, the longest first, a batch in one forward per set of weights."""
+        contrasts = []
+        for pair, ids, continuation in requests:
+            whole = pair and pair[0]  # no context: a text, or a window of one
+            contrast = self._contrast(whole, ids) if whole else self._continued(ids)
+            longest = max(len(stream.ids) for stream in contrast.streams) + len(continuation) - 1
+            if longest > self.amplifier.loaded.max_positions:
+                raise BadInput(
+                    f"a context and its continuation take {longest} tokens, and the model's "
+                    f"context has {self.amplifier.loaded.max_positions}"
+                )
+            contrasts.append(contrast)
+        order = sorted(
+            range(len(requests)), key=lambda n: -len(requests[n][1]) - len(requests[n][2])
+        )
+        at_once = int(self.batch_size) if str(self.batch_size).isdigit() else TEXTS_AT_ONCE
+        found: dict[int, tuple[float, bool]] = {}
+        for first in tqdm(range(0, len(order), at_once), disable=disable_tqdm, desc="Scoring"):
+            batch = order[first : first + at_once]
+            rows = [(contrasts[n], requests[n][2]) for n in batch]
+            for n, score in zip(batch, self._score(rows), strict=True):
+                found[n] = score
+                if requests[n][0] is not None:
+                    self.cache_hook.add_partial("loglikelihood", requests[n][0], score)
+        return [found[n] for n in range(len(requests))]
+
+    def _score(self, rows: Sequence[tuple[Contrast, Sequence[int]]]) -> list[tuple[float, bool]]:
+        """Return the log-probability of each text in nats, and whether argmax would write it."""
+        by_source: dict[str, list[tuple[int, int]]] = {}
+        for row, (contrast, _) in enumerate(rows):
+            for place, stream in enumerate(contrast.streams):
+                by_source.setdefault(stream.source, []).append((row, place))
+        logits: dict[tuple[int, int], Any] = {}
+        for source, places in by_source.items():
+            texts = [(rows[row][0].streams[place].ids, rows[row][1]) for row, place in places]
+            made = rows_logits(self.amplifier.loaded.sources[source], texts)
+            logits |= dict(zip(places, made, strict=True))
+        scores = []
+        for row, (contrast, text) in enumerate(rows):
+            streams = [logits[row, place] for place in range(len(contrast.streams))]
+            a, b = anchor_and_reference(streams)
+            amplified = ARMS[self.amplifier.arm](amplify, a, b, self.amplifier.alpha)
+            own = amplified.log_softmax(-1)[range(len(text)), list(text)]
+            scores.append((float(own.sum()), amplified.argmax(-1).tolist() == list(text)))
+        return scores
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Write answers, all of them side by side in the engine's slots."""
+        asked = []
+        for context, wanted in (request.args for request in requests):
+            request = self._request(wanted)
+            asked.append((request, self.amplifier.ask(self._contrast(context), request)[0]))
+        texts = []
+        progress = tqdm(asked, disable=disable_tqdm, desc="Generating")
+        for one, (request, future) in zip(requests, progress, strict=True):
+            made = future.result()
+            if made.finish_reason == "error":
+                raise RuntimeError(made.error)
+            text = self.tokenizer.decode(made.token_ids, skip_special_tokens=True)
+            texts.append(request.stops.cut(text))
+            self.cache_hook.add_partial("generate_until", one.args, texts[-1])
+        return texts
+
+    def _request(self, wanted: dict[str, Any]) -> Request:
+        if unknown := [name for name in wanted if name not in OF_GENERATION]:
+            raise BadInput(f"{unknown[0]}: allowed of a task: {', '.join(OF_GENERATION)}")
+        until = wanted.get("until") or []
+        temperature = float(wanted.get("temperature") or 0.0)
+        if wanted.get("do_sample") and "temperature" not in wanted:
+            temperature = 1.0
+        if wanted.get("do_sample") is False:
+            temperature = 0.0
+        return Request(
+            make_sampler(temperature, int(wanted.get("top_k") or 0), wanted.get("top_p") or 1.0),
+            self.amplifier.seed,
+            int(wanted.get("max_gen_toks") or self.max_gen_toks),
+            self.amplifier.loaded.stop_ids,
+            stops=StopTexts(self.tokenizer, [until] if isinstance(until, str) else until),
+        )
+
+
+def main(run: Callable[[], None]) -> None:
+    """Run the harness' command line; what cannot be used is told in one line."""
+    try:
+        run()
+    except BadInput as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    from lm_eval.__main__ import cli_evaluate
+
+    main(cli_evaluate)

@@ -1,0 +1,175 @@
+"""Generations asked for one by one, from any thread, and made side by side.
+
+A request that comes while others are being decoded takes the next free slot: nobody waits for a
+batch to fill, or to end. What a generation is does not depend on what is decoded beside it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from ..engine.batched import BatchedEngine, rows_of_a_slot
+from ..engine.interface import Cell, Contrast, Generation, Request, Stream
+from ..engine.slots import slot_bytes
+from ..logits.amplification import Rule, amplify
+from ..logits.sampling import make_sampler
+from ..models import devices, sizes
+
+SHORTEST = 512  # positions of a slot at first; they double when something longer comes
+IDLE_SECONDS = 5.0  # without a request, after which the slots' memory is given back
+PLACE = ""  # the name of the contrast that stands for all that fit
+
+
+@dataclass
+class Asked:
+    """A cell that waits or is being made, and where its generation is to go."""
+
+    cell: Cell
+    contrast: Contrast
+    request: Request
+    future: Future[Generation]
+
+    @property
+    def length(self) -> int:
+        """The positions that its longest stream may come to."""
+        longest = max(len(stream.ids) for stream in self.contrast.streams)
+        return longest + self.request.max_new_tokens
+
+
+class Server:
+    """Hands what is asked for to an engine that works in a thread of its own.
+
+    All contrasts are read with the same sources of weights. The engine's slots are the most that
+    are used; there are fewer where memory does not take so many. rule: the one for every request.
+    """
+
+    def __init__(self, engine: BatchedEngine, *, rule: Rule = amplify):
+        self.engine, self.rule, self.most = engine, rule, engine.slots
+        self.changed = threading.Condition()
+        self.waiting: deque[Asked] = deque()
+        self.working: dict[str, Asked] = {}  # by the pair's id, which is a number here
+        self.contexts: dict[str, Contrast] = {}
+        self.requests: dict[str, Request] = {}
+        self.names = map(str, itertools.count(1))
+        self.length = SHORTEST
+        self.closed = False
+        self.thread: threading.Thread | None = None
+
+    def submit(
+        self,
+        contrast: Contrast,
+        request: Request,
+        *,
+        alpha: float,
+        arm: str = "full",
+        sample: int = 0,
+        origin: str = "",
+    ) -> Future[Generation]:
+        """Ask for one generation. Its random numbers come from the seed, origin and sample alone.
+
+        The future raises what the engine raises. One that is cancelled while it waits is not made.
+        """
+        future: Future[Generation] = Future()
+        with self.changed:
+            if self.closed:
+                raise RuntimeError("the server is closed")
+            cell = Cell(next(self.names), alpha, sample, arm, origin or "request")
+            self.waiting.append(Asked(cell, contrast, request, future))
+            if self.thread is None:
+                self.thread = threading.Thread(target=self._work, daemon=True)
+                self.thread.start()
+            self.changed.notify()
+        return future
+
+    def close(self) -> None:
+        """Finish what was asked for, and take nothing more."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify()
+            thread = self.thread
+        if thread:
+            thread.join()
+
+    def _work(self) -> None:
+        """Make batch after batch: one ends for longer slots, after an error, and when idle."""
+        while self._goes_on():
+            try:
+                self._make_room()
+                made = self.engine.generate(self._arriving(), self.contexts, self._shared())
+                for generation in made:
+                    self._leave(generation.cell.pair_id).set_result(generation)
+            except BaseException as error:  # whatever it is belongs to those who asked
+                self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Tell those that were being made, or the first that waits where none was."""
+        with self.changed:
+            self.length = SHORTEST  # perhaps it was too much for the memory
+            failed = list(self.working)
+            if not failed:
+                asked = self.waiting.popleft()
+                if asked.future.set_running_or_notify_cancel():
+                    asked.future.set_exception(error)
+        for name in failed:
+            self._leave(name).set_exception(error)
+
+    def _goes_on(self) -> bool:
+        """Whether anything waits; else the thread ends, until the next request starts another."""
+        with self.changed:
+            if not self.waiting:
+                self.thread = None
+            return bool(self.waiting)
+
+    def _make_room(self) -> None:
+        """Have slots that are long enough for the first that waits, and as many as fit."""
+        first = self.waiting[0]
+        while self.length < first.length:
+            self.length *= 2
+        # No two streams of the place are the same, so that every slot has a row for each.
+        streams = enumerate(first.contrast.streams)
+        self.contexts[PLACE] = Contrast(*(Stream((n,), one.source) for n, one in streams))
+        rows = rows_of_a_slot(self.engine.sources, [self.contexts[PLACE]])
+        each = sum(slot_bytes(rows, self.length).values())
+        device = rows[0].device
+        fitting = sizes.choose_slots(device.type, each, devices.free_memory(device))
+        self.engine.slots = max(1, min(self.most, fitting))
+
+    def _shared(self) -> Request:
+        """What holds for all: the rule, and how long an answer may be; the rest is each one's."""
+        most = self.length - 1  # behind the one token of the place
+        return Request(make_sampler(0), 0, most, rule=self.rule, of_pair=self.requests)
+
+    def _arriving(self) -> Iterator[Cell | None]:
+        """Yield cells as they come; end when the next needs longer slots, or none has come."""
+        while True:
+            with self.changed:
+                if not self.working:
+                    self.changed.wait_for(lambda: self.waiting or self.closed, IDLE_SECONDS)
+                if self.waiting and self.waiting[0].length > self.length:
+                    return
+                if not self.waiting and not self.working:
+                    return
+                cell = self._take()
+            yield cell
+
+    def _take(self) -> Cell | None:
+        """The cell that has waited longest and is still wanted; None: there is none now."""
+        while self.waiting and self.waiting[0].length <= self.length:
+            asked = self.waiting.popleft()
+            if asked.future.set_running_or_notify_cancel():
+                name = asked.cell.pair_id
+                self.working[name] = asked
+                self.contexts[name], self.requests[name] = asked.contrast, asked.request
+                return asked.cell
+        return None
+
+    def _leave(self, name: str) -> Future[Generation]:
+        """Forget what is finished; return where its generation goes."""
+        with self.changed:
+            del self.contexts[name], self.requests[name]
+            return self.working.pop(name).future
