@@ -245,6 +245,8 @@ def clock():
         ({"tools": [clock()]}, "tools: the provider `amplified` calls none"),
         ({"config": GenerateConfig(frequency_penalty=1.0)}, "frequency_penalty: the provider"),
         ({"config": GenerateConfig(logit_bias={3: 1.0})}, "logit_bias: the provider"),
+        ({"config": GenerateConfig(temperature=-1)}, "TEMPERATURE = -1"),
+        ({"config": GenerateConfig(top_p=0)}, "TOP_P = 0"),
         (
             {
                 "input": [

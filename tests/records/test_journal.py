@@ -370,7 +370,7 @@ def test_artifacts_of_an_unfinished_run_hold_what_is_finished(tiny, settings, mo
         sweep(tiny, PAIRS, settings)
     recalled = history.recall(settings.data_dir, "")
     assert len(recalled.records) == 12
-    assert len(save_artifacts(recalled, settings)) == 6 + 2 * 7 + 1
+    assert len(save_artifacts(recalled, settings)) == 7 + 2 * 7 + 1
     assert "12 of 18 generations" in history.describe(recalled.journal)
 
 

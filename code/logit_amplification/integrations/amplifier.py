@@ -18,11 +18,14 @@ from typing import Any
 from ..engine.batched import BatchedEngine
 from ..engine.interface import Contrast, Generation, Request, Stream
 from ..errors import BadInput
+from ..logits.sampling import make_sampler
+from ..logits.vocabulary import ALPHA_ALONE
 from ..models.loading import LoadedModel, load_model
 from ..prompts.chat import encode_pairs
 from ..prompts.pairs import make_pair
 from ..settings import ArgumentsAlone, load_settings
 from .serving import Server
+from .stopping import StopTexts
 
 LOADING = ("revision", "quantization", "dtype", "device", "adapter", "model_b", "model_base")
 OTHER_NAMES = {"b_model": "model_b", "base_model": "model_base"}
@@ -73,7 +76,8 @@ class Amplifier:
         (arm,) = settings.arms
         sides = {name: _text(given.get(name)) for name in ("a_system", "b_system")}
         weights = any(given.get(name) for name in ("adapter", "model_b"))
-        if alpha != 0 and not weights and sides["a_system"] == sides["b_system"]:
+        same = not weights and sides["a_system"] == sides["b_system"]
+        if alpha != 0 and same and arm not in ALPHA_ALONE:
             raise BadInput(
                 f"alpha = {alpha:g} changes nothing where B is A; allowed: a b_system, b_model or "
                 "adapter, or alpha = 0"
@@ -111,6 +115,34 @@ class Amplifier:
         """The weights that A, B and the base are read with."""
         names = tuple(self.loaded.sources)
         return names if "model_b" in names else ("model", *names)
+
+    def request(
+        self,
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float | None,
+        top_k: int | None,
+        seed: int | None,
+        stop: Sequence[str] | None,
+        likeliest: int | None = None,
+    ) -> Request:
+        """Return a request with these settings; None is off. Raises BadInput as a sweep does."""
+        settings = load_settings(
+            ArgumentsAlone,
+            temperature=temperature,
+            top_p=1.0 if top_p is None else top_p,
+            top_k=top_k or 0,
+            seed=self.seed if seed is None else seed,
+        )
+        return Request(
+            make_sampler(settings.temperature, settings.top_k, settings.top_p),
+            settings.seed,
+            max_new_tokens,
+            self.loaded.stop_ids,
+            stops=StopTexts(self.loaded.tokenizer, stop or ()),
+            likeliest=likeliest,
+        )
 
     def ask(
         self, contrast: Contrast, request: Request, answers: int = 1

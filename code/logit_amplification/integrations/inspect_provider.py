@@ -31,11 +31,9 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from ..engine.interface import Contrast, Generation, Request
 from ..errors import BadInput
-from ..logits.sampling import make_sampler
 from ..logits.vocabulary import PER_TOKEN
 from ..prompts.chat import token_texts
 from .amplifier import MOST_SLOTS, Amplifier
-from .stopping import StopTexts
 
 MOST_TOKENS = 2048  # of an answer, where a task does not say; fewer where the context ends
 # What would have to change the distribution, or the form of the answer, and does not here.
@@ -120,15 +118,14 @@ class AmplifiedAPI(ModelAPI):
         return contrast, self.amplifier.loaded.max_positions - longest
 
     def _request(self, config: GenerateConfig, max_new_tokens: int) -> Request:
-        temperature = 1.0 if config.temperature is None else config.temperature
-        top_p = 1.0 if config.top_p is None else config.top_p
         asked = bool(config.logprobs or config.top_logprobs)
-        return Request(
-            make_sampler(temperature, config.top_k or 0, top_p),
-            self.amplifier.seed if config.seed is None else config.seed,
-            max_new_tokens,
-            self.amplifier.loaded.stop_ids,
-            stops=StopTexts(self.amplifier.loaded.tokenizer, config.stop_seqs or ()),
+        return self.amplifier.request(
+            max_new_tokens=max_new_tokens,
+            temperature=1.0 if config.temperature is None else config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            seed=config.seed,
+            stop=config.stop_seqs,
             likeliest=(config.top_logprobs or 0) if asked else None,
         )
 

@@ -23,9 +23,7 @@ from ..engine.interface import Contrast, Request
 from ..errors import BadInput
 from ..logits.amplification import amplify
 from ..logits.arms import ARMS
-from ..logits.sampling import make_sampler
 from .amplifier import ARGUMENTS, Amplifier, with_system
-from .stopping import StopTexts
 
 TEXTS_AT_ONCE = 8  # where the harness' batch size is `auto`
 OF_HARNESS = ("batch_size", "max_batch_size", "max_length", "add_bos_token", "prefix_token_id")
@@ -203,12 +201,13 @@ class AmplifiedLM(HFLM):
             temperature = 1.0
         if wanted.get("do_sample") is False:
             temperature = 0.0
-        return Request(
-            make_sampler(temperature, int(wanted.get("top_k") or 0), wanted.get("top_p") or 1.0),
-            self.amplifier.seed,
-            int(wanted.get("max_gen_toks") or self.max_gen_toks),
-            self.amplifier.loaded.stop_ids,
-            stops=StopTexts(self.tokenizer, [until] if isinstance(until, str) else until),
+        return self.amplifier.request(
+            max_new_tokens=int(wanted.get("max_gen_toks") or self.max_gen_toks),
+            temperature=temperature,
+            top_p=wanted.get("top_p"),
+            top_k=wanted.get("top_k"),
+            seed=None,
+            stop=[until] if isinstance(until, str) else until,
         )
 
 
