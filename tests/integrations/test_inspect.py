@@ -68,6 +68,11 @@ def opened(name="amplified/demo", **arguments):
         made.api.close()
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("INSPECT_CACHE_DIR", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module")
 def model():
     with opened(alpha=1, b_system=RUDE, seed=5) as made:
@@ -245,6 +250,8 @@ def clock():
         ({"tools": [clock()]}, "tools: the provider `amplified` calls none"),
         ({"config": GenerateConfig(frequency_penalty=1.0)}, "frequency_penalty: the provider"),
         ({"config": GenerateConfig(logit_bias={3: 1.0})}, "logit_bias: the provider"),
+        ({"config": GenerateConfig(extra_body={"x": 1})}, "extra_body: the provider"),
+        ({"config": GenerateConfig(top_logprobs=1000)}, "top_logprobs = 1000; allowed: 0 to 100"),
         ({"config": GenerateConfig(temperature=-1)}, "TEMPERATURE = -1"),
         ({"config": GenerateConfig(top_p=0)}, "TOP_P = 0"),
         (
@@ -274,6 +281,23 @@ def test_arguments_that_cannot_be_used_are_told_in_one_line(arguments, told):
     with pytest.raises(PrerequisiteError) as error:
         get_model("amplified/demo", memoize=False, **arguments)
     assert told in str(error.value.message)
+
+
+def test_b_that_reads_the_same_as_a_is_refused(model, monkeypatch):
+    """A system text that is the task's own makes the evaluation one of plain A."""
+    chat = [ChatMessageSystem(content=RUDE), ChatMessageUser(content="Hi.")]
+    with pytest.raises(Exception, match="B reads the same as A here, so that alpha = 1 changes"):
+        ask(model, chat)
+
+
+def test_a_cached_answer_is_not_that_of_another_alpha(model):
+    """Inspect's cache tells models apart by their address."""
+    with opened(alpha=0, b_system=RUDE, seed=5) as plain:
+        first, second = (
+            ask(one, QUESTIONS[1], temperature=0, cache=True).completion for one in (model, plain)
+        )
+    assert model.api.base_url != plain.api.base_url
+    assert first != second
 
 
 def test_an_error_of_the_engine_belongs_to_its_request(model):

@@ -135,6 +135,7 @@ def test_a_chat_is_amplified_as_the_library_does(tasks, amplified, demo):
 @pytest.mark.parametrize("longest", [8192, 40])
 def test_a_whole_text_is_scored_behind_what_b_says_first(amplified, demo, longest, monkeypatch):
     """In windows too: each has B's text in front, and room for it."""
+    monkeypatch.setattr(amplified, "limit", longest)
     monkeypatch.setattr(amplified, "longest", longest)
     text = "The rain in the mountains fell all night. In the morning the sun came out." * 2
     heads = [], demo.tokenizer(f"{RUDE}\n\n")["input_ids"]
@@ -174,6 +175,33 @@ def test_the_committed_cache_of_chats_is_refused_with_a_system_text(amplified):
 def test_arguments_that_cannot_be_used_are_told_in_one_line(arguments, told):
     with pytest.raises(BadInput, match=told):
         AmplifiedLM("demo", **arguments)
+
+
+def test_a_template_without_a_system_role_has_b_read_it_all_the_same(tiny_folder):
+    """The harness drops the system message there, and B would be A."""
+    model = AmplifiedLM(
+        str(tiny_folder), alpha=1, b_system=RUDE, dtype="float32", quantization="none"
+    )
+    context = model.apply_chat_template([{"role": "user", "content": "Hi."}])
+    a, b = (model.tok_decode(list(s.ids)) for s in model._contrast(context).streams)
+    assert "insult" not in a and "insult" in b
+
+
+def test_what_does_not_fit_is_told_before_anything_is_made(amplified, monkeypatch):
+    monkeypatch.setattr(amplified, "limit", 30)
+    long = SimpleNamespace(args=("word " * 40, {"max_gen_toks": 4}))
+    with pytest.raises(BadInput, match=r"max_gen_toks = 4 exceed the model's context of 30"):
+        amplified.generate_until([long], disable_tqdm=True)
+    with pytest.raises(BadInput, match="a context and its continuation take"):
+        amplified.loglikelihood([SimpleNamespace(args=("word " * 40, " on"))], disable_tqdm=True)
+    monkeypatch.setattr(amplified, "limit", 5)
+    with pytest.raises(BadInput, match="leave no room in 5"):
+        amplified.loglikelihood_rolling([SimpleNamespace(args=("word",))], disable_tqdm=True)
+
+
+def test_a_context_of_spaces_is_none(amplified):
+    made = amplified.loglikelihood([SimpleNamespace(args=(" ", "Tea"))], disable_tqdm=True)
+    assert made[0][0] < 0
 
 
 def test_a_tasks_unknown_setting_is_refused(amplified):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from decoding import chat
 from logit_amplification.integrations.logits_processor import AmplifyLogits
@@ -134,6 +135,8 @@ def test_a_processor_can_read_b_with_another_model(tiny, demo):
     [
         ({"cache_implementation": "static"}, "cache_implementation cannot be used together"),
         ({"guidance_scale": 2.0}, "guidance_scale cannot be used together"),
+        ({"generation_config": GenerationConfig(guidance_scale=2.0)}, "guidance_scale cannot be"),
+        ({"output_attentions": True}, "output_attentions cannot be used together"),
         ({"b_input_ids": None}, "input_ids and b_input_ids are needed"),
         ({"b_input_ids": torch.ones(2, 4, dtype=torch.long)}, "B has 2 rows and A 3"),
     ],
@@ -143,6 +146,31 @@ def test_what_would_be_something_else_is_refused(options, told, tiny):
     given = {"b_input_ids": a, "input_ids": a, "attention_mask": mask, **options}
     with pytest.raises(ValueError, match=told):
         tiny.model.generate(custom_generate=FOLDER, trust_remote_code=True, **arguments(**given))
+
+
+def test_a_processor_refuses_penalties_that_would_act_on_a_alone(tiny, monkeypatch):
+    monkeypatch.setattr(tiny.model.generation_config, "repetition_penalty", 1.1)
+    ids = torch.ones(1, 4, dtype=torch.long)
+    with pytest.raises(ValueError, match="repetition_penalty would act on A alone"):
+        AmplifyLogits(tiny.model, ids)
+    monkeypatch.undo()
+    masked = torch.tensor([[0.0, -torch.inf]])
+    with pytest.raises(ValueError, match="has masked tokens of A"):
+        AmplifyLogits(tiny.model, ids)(ids, masked)
+
+
+def test_a_length_in_a_generation_config_is_that_of_a(tiny):
+    """B's prompt is longer, and A is padded to its length."""
+    a, b = torch.tensor([[5, 6, 7]]), torch.arange(5, 25)[None]
+    asked = GenerationConfig(max_length=10, do_sample=False, pad_token_id=0, eos_token_id=None)
+    made = tiny.model.generate(
+        input_ids=a,
+        b_input_ids=b,
+        generation_config=asked,
+        custom_generate=FOLDER,
+        trust_remote_code=True,
+    )
+    assert made.shape == (1, 10) and asked.max_length == 10
 
 
 def test_a_processor_says_when_rows_do_not_fit(tiny):

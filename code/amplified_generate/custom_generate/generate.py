@@ -5,6 +5,7 @@ batch, and every token is appended to both. transformers loads this file by
 `model.generate(..., custom_generate=FOLDER, trust_remote_code=True)`; it needs nothing else.
 """
 
+import copy
 import functools
 import inspect
 
@@ -15,6 +16,7 @@ from transformers import DynamicCache
 WITHOUT = (
     *("assistant_model", "prompt_lookup_num_tokens", "inputs_embeds", "guidance_scale"),
     *("cache_implementation", "cache", "past_key_values", "negative_prompt_ids"),
+    *("output_hidden_states", "output_attentions"),
 )
 
 
@@ -39,7 +41,8 @@ def generate(
     if ids_a is None or b_input_ids is None:
         raise ValueError("input_ids and b_input_ids are needed: the prompts of A and of B")
     for name in WITHOUT:
-        if arguments.get(name) is not None:
+        asked = arguments.get(name), getattr(arguments.get("generation_config"), name, None)
+        if any(one is not None and one is not False for one in asked):
             raise ValueError(f"{name} cannot be used together with amplification")
     if len(b_input_ids) not in (1, len(ids_a)):
         raise ValueError(
@@ -52,11 +55,20 @@ def generate(
     length = max(ids_a.shape[1], ids_b.shape[1])
     added = length - ids_a.shape[1]
     (ids_a, mask_a), (ids_b, mask_b) = (
-        [torch.nn.functional.pad(part, (length - part.shape[1], 0)) for part in side]
+        [
+            torch.nn.functional.pad(part, (length - part.shape[1], 0), value=value)
+            for part, value in zip(side, (_padding(model), 0), strict=True)
+        ]
         for side in ((ids_a, mask_a), (ids_b, mask_b))
     )
-    if arguments.get("max_length") is not None:
-        arguments["max_length"] += added
+    if config := arguments.get("generation_config"):
+        arguments["generation_config"] = config = copy.deepcopy(config)
+        for name in ("max_length", "min_length"):
+            if getattr(config, name, None):
+                setattr(config, name, getattr(config, name) + added)
+    for name in ("max_length", "min_length"):
+        if arguments.get(name):
+            arguments[name] += added
     reading = _reading_both(model, ids_b, mask_b, alpha)
     parameters = inspect.signature(model.forward).parameters
     # The cache is an argument of another name since transformers 5.24.
@@ -66,6 +78,15 @@ def generate(
         return made[:, added:]
     made.sequences = made.sequences[:, added:]
     return made
+
+
+def _padding(model):
+    """A token that processors may look at in front of a prompt: padding's, or the end's."""
+    config = model.generation_config
+    for token in (config.pad_token_id, config.eos_token_id):
+        if token is not None:
+            return token[0] if isinstance(token, list) else token
+    return 0
 
 
 class _PairedCache(DynamicCache):
@@ -92,8 +113,8 @@ def _reading_both(model, ids_b, mask_b, alpha):
             # The columns of B's prompt among those that are fed; what follows is the same in both.
             own = b[:, end - fed : end]
             b = torch.cat([own, input_ids[:, own.shape[1] :]], 1)
-            mask = torch.cat([attention_mask, torch.cat([seen, attention_mask[:, length:]], 1)])
-            mask = mask[:, :end] if end < length else mask
+            seen = torch.cat([seen[:, :end], attention_mask[:, length:]], 1)
+            mask = torch.cat([attention_mask, seen])
             others["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -fed:]
             made = model(input_ids=torch.cat([input_ids, b]), attention_mask=mask, **others)
             logits_a, logits_b = made.logits.float().chunk(2)

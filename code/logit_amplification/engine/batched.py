@@ -141,8 +141,11 @@ class Batch:
         self.contexts, self.request, self.sources = contexts, request, engine.sources
         models = rows_of_a_slot(engine.sources, contexts.values())
         device, slots, new_tokens = models[0].device, engine.slots, request.max_new_tokens
-        streams = [stream for contrast in contexts.values() for stream in contrast.streams]
-        longest = max(len(stream.ids) for stream in streams) + new_tokens
+        longest = max(
+            len(stream.ids) + request.of_pair.get(name, request).max_new_tokens
+            for name, contrast in contexts.items()
+            for stream in contrast.streams
+        )
         self.prefixes = Prefixes(most=slots * len(models))
         self.slots = Slots(
             models,

@@ -62,6 +62,8 @@ def rows_logits(model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]])
         device=model.device,
     )
     first = min(len(ids) for ids, _ in rows) - 1
+    if first < 0:
+        raise ValueError("a text has nothing in front of it")
     # An index, not a number: see `next_logits`.
     kept = torch.arange(first, longest, device=model.device)
     logits = model(inputs, use_cache=False, logits_to_keep=kept).logits

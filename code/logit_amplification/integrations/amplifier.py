@@ -103,12 +103,22 @@ class Amplifier:
         (encoded,) = encode_pairs(
             [pair], self.loaded.tokenizer, max_new_tokens=0, max_positions=sys.maxsize
         )
-        return Contrast.of(encoded)
+        return self._told_apart(Contrast.of(encoded))
 
     def streams(self, a: Sequence[int], b: Sequence[int]) -> Contrast:
         """Return the contrast of token ids; a base reads what A reads."""
         sides = zip((a, b, a), self.names_of_sources, strict=False)
-        return Contrast(*(Stream(tuple(ids), source) for ids, source in sides))
+        streams = (Stream(tuple(ids), source) for ids, source in sides)
+        return self._told_apart(Contrast(*streams))
+
+    def _told_apart(self, contrast: Contrast) -> Contrast:
+        """Refuse to call plain A amplified: a template, or the task itself, can make B read A."""
+        if contrast.is_null and self.alpha != 0 and self.arm not in ALPHA_ALONE:
+            raise BadInput(
+                f"B reads the same as A here, so that alpha = {self.alpha:g} changes nothing; "
+                "allowed: system texts that differ from the task's own"
+            )
+        return contrast
 
     @property
     def names_of_sources(self) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ inspect eval task.py --model amplified/demo -M alpha=1 -M b_system="You are rude
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -33,13 +35,15 @@ from ..engine.interface import Contrast, Generation, Request
 from ..errors import BadInput
 from ..logits.vocabulary import PER_TOKEN
 from ..prompts.chat import token_texts
-from .amplifier import MOST_SLOTS, Amplifier
+from .amplifier import Amplifier
 
+MOST_TOP = 100  # likeliest tokens told of each step
 MOST_TOKENS = 2048  # of an answer, where a task does not say; fewer where the context ends
 # What would have to change the distribution, or the form of the answer, and does not here.
 WITHOUT = (
     *("best_of", "frequency_penalty", "presence_penalty", "logit_bias", "response_schema"),
-    *("prompt_logprobs", "reasoning_tokens", "modalities"),
+    *("prompt_logprobs", "reasoning_tokens", "modalities", "extra_body", "effort", "verbosity"),
+    *("reasoning_effort", "reasoning_mode"),
 )
 REASONS: dict[str | None, StopReason] = {"eos": "stop", "stop": "stop", "length": "max_tokens"}
 
@@ -64,6 +68,9 @@ class AmplifiedAPI(ModelAPI):
             self.amplifier = Amplifier.load(model_name, model_args)
         except BadInput as error:
             raise PrerequisiteError(f"amplified/{model_name}: {error}") from None
+        # inspect's cache of answers tells models apart by name and address, not by arguments.
+        told = json.dumps(model_args, sort_keys=True, default=str)
+        self.base_url = f"amplified:{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
     async def generate(
         self,
@@ -85,9 +92,16 @@ class AmplifiedAPI(ModelAPI):
             return ModelOutput.from_content(
                 self.model_name, "", stop_reason="model_length", error="no room for an answer"
             )
-        request = self._request(config, min(room, config.max_tokens or room))
+        asked = room if config.max_tokens is None else config.max_tokens
+        if asked < 1:
+            raise BadInput(f"max_tokens = {asked}; allowed: from 1")
+        request = self._request(config, min(room, asked))
         futures = self.amplifier.ask(contrast, request, config.num_choices or 1)
-        made = [await _result(future) for future in futures]
+        try:
+            made = [await _result(future) for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()  # of those that nobody waits for any more; finished ones stay
         return self._output(made, contrast, config, request, time.monotonic() - started)
 
     def max_tokens(self) -> int | None:
@@ -96,7 +110,7 @@ class AmplifiedAPI(ModelAPI):
 
     def max_connections(self) -> int:
         """How many requests are decoded side by side."""
-        return MOST_SLOTS
+        return self.amplifier.server.most
 
     def collapse_user_messages(self) -> bool:
         """A chat template wants user and assistant in turn."""
@@ -119,6 +133,8 @@ class AmplifiedAPI(ModelAPI):
 
     def _request(self, config: GenerateConfig, max_new_tokens: int) -> Request:
         asked = bool(config.logprobs or config.top_logprobs)
+        if not 0 <= (config.top_logprobs or 0) <= MOST_TOP:
+            raise BadInput(f"top_logprobs = {config.top_logprobs}; allowed: 0 to {MOST_TOP}")
         return self.amplifier.request(
             max_new_tokens=max_new_tokens,
             temperature=1.0 if config.temperature is None else config.temperature,
@@ -144,7 +160,7 @@ class AmplifiedAPI(ModelAPI):
         written = sum(len(one.token_ids) for one in made)
         return ModelOutput(
             model=self.model_name,
-            choices=[self._choice(one, request) for one in made],
+            choices=[self._choice(one, request, config) for one in made],
             usage=ModelUsage(input_tokens=read, output_tokens=written, total_tokens=read + written),
             time=seconds,
             metadata={
@@ -158,16 +174,19 @@ class AmplifiedAPI(ModelAPI):
             },
         )
 
-    def _choice(self, made: Generation, request: Request) -> ChatCompletionChoice:
+    def _choice(
+        self, made: Generation, request: Request, config: GenerateConfig
+    ) -> ChatCompletionChoice:
         tokenizer = self.amplifier.loaded.tokenizer
         text = request.stops.cut(tokenizer.decode(made.token_ids, skip_special_tokens=True))
         logprobs = None
         if request.likeliest is not None:
             logprobs = Logprobs(content=_logprobs(tokenizer, made, request.likeliest))
         message = ChatMessageAssistant(content=text, model=self.model_name, source="generate")
-        return ChatCompletionChoice(
-            message=message, stop_reason=REASONS[made.finish_reason], logprobs=logprobs
-        )
+        reason = REASONS[made.finish_reason]
+        if reason == "max_tokens" and request.max_new_tokens < (config.max_tokens or math.inf):
+            reason = "model_length"  # the context ended first
+        return ChatCompletionChoice(message=message, stop_reason=reason, logprobs=logprobs)
 
 
 def measures_of(made: Generation) -> dict[str, float | None]:
@@ -195,14 +214,8 @@ def _plain(message: ChatMessage) -> dict[str, str]:
 
 async def _result(future: Future[Generation]) -> Generation:
     """Wait for a generation without holding up the event loop, whichever it is."""
-    try:
-        # A thread each: they only wait, and there are as many as requests.
-        return await run_sync(
-            future.result, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
-        )
-    except anyio.get_cancelled_exc_class():
-        future.cancel()
-        raise
+    # A thread each: they only wait, and there are as many as requests.
+    return await run_sync(future.result, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
 
 
 def _logprobs(tokenizer: Any, made: Generation, most: int) -> list[Logprob]:

@@ -10,6 +10,7 @@ one registers itself and hands over to the harness' own command line.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..engine.interface import Contrast, Request
 from ..errors import BadInput
 from ..logits.amplification import amplify
 from ..logits.arms import ARMS
+from ..prompts.chat import accepts_system_role, fold_system
 from .amplifier import ARGUMENTS, Amplifier, with_system
 
 TEXTS_AT_ONCE = 8  # where the harness' batch size is `auto`
@@ -49,7 +51,8 @@ class AmplifiedLM(HFLM):
         self.amplifier = Amplifier.load(pretrained, own)
         loaded = self.amplifier.loaded
         limit = arguments.pop("max_length", None) or loaded.max_positions
-        self.longest = min(int(limit), loaded.max_positions)
+        self.limit = min(int(limit), loaded.max_positions)
+        self.longest = self.limit  # less while windows leave room for a system text
         super().__init__(pretrained=loaded.model, tokenizer=loaded.tokenizer, **arguments)
         self.chats: dict[str, list[dict[str, str]]] = {}  # what the harness has had rendered
         self.renders_chats = False
@@ -90,6 +93,8 @@ class AmplifiedLM(HFLM):
                 "a_system and b_system without that cache"
             )
         messages = with_system(self.chats[chat], system)
+        if not accepts_system_role(self.tokenizer):  # the harness would drop it
+            messages = fold_system(messages)
         goes_on = messages[-1]["role"] == "assistant"
         return super().apply_chat_template(messages, not goes_on) + context[len(chat) :]
 
@@ -120,11 +125,13 @@ class AmplifiedLM(HFLM):
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Score whole texts in windows that leave room for what is in front of them."""
         longest = max(len(s.ids) for s in self._continued([self.prefix_token_id]).streams)
-        whole, self.longest = self.longest, self.longest - longest + 1
+        if longest >= self.limit:
+            raise BadInput(f"system texts of {longest - 1} tokens leave no room in {self.limit}")
+        self.longest = self.limit - longest + 1
         try:
             return super().loglikelihood_rolling(requests, disable_tqdm)
         finally:
-            self.longest = whole
+            self.longest = self.limit
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, **others: Any
@@ -133,12 +140,17 @@ class AmplifiedLM(HFLM):
         contrasts = []
         for pair, ids, continuation in requests:
             whole = pair and pair[0]  # no context: a text, or a window of one
-            contrast = self._contrast(whole, ids) if whole else self._continued(ids)
+            own = whole and whole.strip()
+            contrast = (
+                self._contrast(whole, ids)
+                if own
+                else self._continued(ids or [self.prefix_token_id])
+            )
             longest = max(len(stream.ids) for stream in contrast.streams) + len(continuation) - 1
-            if longest > self.amplifier.loaded.max_positions:
+            if longest > self.limit:
                 raise BadInput(
                     f"a context and its continuation take {longest} tokens, and the model's "
-                    f"context has {self.amplifier.loaded.max_positions}"
+                    f"context has {self.limit}"
                 )
             contrasts.append(contrast)
         order = sorted(
@@ -177,14 +189,19 @@ class AmplifiedLM(HFLM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Write answers, all of them side by side in the engine's slots."""
-        asked = []
-        for context, wanted in (request.args for request in requests):
-            request = self._request(wanted)
-            asked.append((request, self.amplifier.ask(self._contrast(context), request)[0]))
+        asked = [(self._contrast(r.args[0]), self._request(r.args[1])) for r in requests]
+        for contrast, request in asked:
+            longest = max(len(stream.ids) for stream in contrast.streams)
+            if longest + request.max_new_tokens > self.limit:
+                raise BadInput(
+                    f"a context of {longest} tokens and max_gen_toks = {request.max_new_tokens} "
+                    f"exceed the model's context of {self.limit}"
+                )
+        waiting = deque(self.amplifier.ask(*one)[0] for one in asked)
         texts = []
         progress = tqdm(asked, disable=disable_tqdm, desc="Generating")
-        for one, (request, future) in zip(requests, progress, strict=True):
-            made = future.result()
+        for one, (_, request) in zip(requests, progress, strict=True):
+            made = waiting.popleft().result()
             if made.finish_reason == "error":
                 raise RuntimeError(made.error)
             text = self.tokenizer.decode(made.token_ids, skip_special_tokens=True)
@@ -202,7 +219,7 @@ class AmplifiedLM(HFLM):
         if wanted.get("do_sample") is False:
             temperature = 0.0
         return self.amplifier.request(
-            max_new_tokens=int(wanted.get("max_gen_toks") or self.max_gen_toks),
+            max_new_tokens=int(wanted.get("max_gen_toks", self.max_gen_toks)),
             temperature=temperature,
             top_p=wanted.get("top_p"),
             top_k=wanted.get("top_k"),

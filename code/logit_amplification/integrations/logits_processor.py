@@ -11,6 +11,9 @@ from transformers import DynamicCache, LogitsProcessor
 from ..engine.forward import cached_forward
 from ..logits.amplification import Rule, amplify
 
+# Of `generate`, applied before the processors that it is given; and what leaves them off.
+PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
+
 
 class AmplifyLogits(LogitsProcessor):
     """Amplifies what `generate` computes against what another context, or model, says.
@@ -20,8 +23,9 @@ class AmplifyLogits(LogitsProcessor):
     model: what B is read with; it may be another one with the same vocabulary. b_input_ids: (rows,
     length) int64, a row for each prompt of A or one for all, padded on the left; b_attention_mask:
     0 for the padding. It reads B apart, with a cache of its own: a forward more per token than
-    `custom_generate`, which reads both together. Beams may be reordered. It must be the first of
-    the processors: it wants A's own logits.
+    `custom_generate`, which reads both together. Beams may be reordered. It wants A's own logits:
+    `generate` applies its penalties (of repetition, of length) before it and to A alone, so they
+    must be off; those in the model's generation_config are refused, as is what masks tokens first.
     """
 
     def __init__(
@@ -32,6 +36,10 @@ class AmplifyLogits(LogitsProcessor):
         b_attention_mask: Tensor | None = None,
         rule: Rule = amplify,
     ):
+        config = model.generation_config
+        for name, off in PENALTIES.items():
+            if getattr(config, name, None) not in (None, off):
+                raise ValueError(f"generation_config.{name} would act on A alone; set it to {off}")
         self.model, self.alpha, self.rule = model, alpha, rule
         self.ids = b_input_ids
         self.mask = torch.ones_like(b_input_ids) if b_attention_mask is None else b_attention_mask
@@ -45,6 +53,8 @@ class AmplifyLogits(LogitsProcessor):
 
         Normalised, for beam search adds them up; in a draw the constant does not matter.
         """
+        if torch.isneginf(scores).any():
+            raise ValueError("another processor has masked tokens of A before this one")
         logits_b = self._read(input_ids)
         alphas = torch.full_like(logits_b[:, :1], self.alpha)
         return self.rule(scores.float(), logits_b, alphas).log_softmax(-1)

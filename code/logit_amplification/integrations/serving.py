@@ -1,7 +1,8 @@
 """Generations asked for one by one, from any thread, and made side by side.
 
 A request that comes while others are being decoded takes the next free slot: nobody waits for a
-batch to fill, or to end. What a generation is does not depend on what is decoded beside it.
+batch to fill, or to end. Only one that is longer than all before it waits for longer slots, and
+those behind it wait with it. What a generation is does not depend on what is decoded beside it.
 """
 
 from __future__ import annotations
@@ -81,8 +82,9 @@ class Server:
             cell = Cell(next(self.names), alpha, sample, arm, origin or "request")
             self.waiting.append(Asked(cell, contrast, request, future))
             if self.thread is None:
-                self.thread = threading.Thread(target=self._work, daemon=True)
-                self.thread.start()
+                thread = threading.Thread(target=self._work, daemon=True)
+                thread.start()  # it waits for this lock
+                self.thread = thread
             self.changed.notify()
         return future
 
@@ -111,7 +113,7 @@ class Server:
         with self.changed:
             self.length = SHORTEST  # perhaps it was too much for the memory
             failed = list(self.working)
-            if not failed:
+            if not failed and self.waiting:
                 asked = self.waiting.popleft()
                 if asked.future.set_running_or_notify_cancel():
                     asked.future.set_exception(error)
@@ -150,6 +152,8 @@ class Server:
             with self.changed:
                 if not self.working:
                     self.changed.wait_for(lambda: self.waiting or self.closed, IDLE_SECONDS)
+                while self.waiting and self.waiting[0].future.cancelled():
+                    self.waiting.popleft()
                 if self.waiting and self.waiting[0].length > self.length:
                     return
                 if not self.waiting and not self.working:

@@ -19,7 +19,7 @@ class StopTexts:
         """Whether the last of these tokens has completed one of the texts."""
         if not self.texts:
             return False
-        tail = self.tokenizer.decode(tokens[-self.reach :], skip_special_tokens=True)
+        tail = self.tokenizer.decode(tokens[-self.reach :])  # with special tokens: one may be it
         return any(text in tail for text in self.texts)
 
     def cut(self, text: str) -> str:
