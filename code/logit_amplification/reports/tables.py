@@ -81,7 +81,7 @@ class Run:
 def load_run(folder: str | Path = "data", run: str = "") -> Run:
     """Read the run whose results stand in a data folder, or one of its journals' by its name.
 
-    run: the beginning of a name that `code/runs.py list` shows; an unfinished one has what is
+    run: the beginning of a name that `code/runs.py` shows; an unfinished one has what is
     finished of it. Raises BadInput where there is none.
     """
     if not run:
