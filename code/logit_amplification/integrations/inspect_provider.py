@@ -137,7 +137,7 @@ class AmplifiedAPI(ModelAPI):
             raise BadInput(f"top_logprobs = {config.top_logprobs}; allowed: 0 to {MOST_TOP}")
         return self.amplifier.request(
             max_new_tokens=max_new_tokens,
-            temperature=1.0 if config.temperature is None else config.temperature,
+            temperature=_temperature(config),
             top_p=config.top_p,
             top_k=config.top_k,
             seed=config.seed,
@@ -166,7 +166,7 @@ class AmplifiedAPI(ModelAPI):
             metadata={
                 **self.amplifier.describe(),
                 "seed": request.seed,
-                "temperature": 1.0 if config.temperature is None else config.temperature,
+                "temperature": _temperature(config),
                 "input_tokens_b": len(contrast.b.ids),
                 "generations": [
                     {"sample": one.cell.sample, "measures": measures_of(one)} for one in made
@@ -187,6 +187,11 @@ class AmplifiedAPI(ModelAPI):
         if reason == "max_tokens" and request.max_new_tokens < (config.max_tokens or math.inf):
             reason = "model_length"  # the context ended first
         return ChatCompletionChoice(message=message, stop_reason=reason, logprobs=logprobs)
+
+
+def _temperature(config: GenerateConfig) -> float:
+    """The temperature asked for; where the task is silent the model itself is sampled."""
+    return 1.0 if config.temperature is None else config.temperature
 
 
 def measures_of(made: Generation) -> dict[str, float | None]:
