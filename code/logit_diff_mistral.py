@@ -3,9 +3,12 @@
     python code/logit_diff_mistral.py --model demo
     python code/logit_diff_mistral.py --alphas 0,0.5,1,2 --samples 3
     python code/logit_diff_mistral.py --rerun 1.5
+    torchrun --nproc-per-node 2 code/logit_diff_mistral.py --model demo
 
 Settings come from the flags, the environment and .env (see .env.example). The same command again
-makes only what is missing. Exit code 0: done; 2: bad input; 130: interrupted, finished work kept.
+makes only what is missing. Several processes of `torchrun` or `accelerate launch` share the work
+(docs/SCALE.md). Exit code 0: done; 2: bad input; 75: ended by SIGTERM, to be started again; 130:
+interrupted. Finished work is kept.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from logit_amplification.errors import exit_code
+from logit_amplification.progress import only_first_speaks
 from logit_amplification.settings import Settings, load_settings, shown_path
 
 
@@ -38,7 +42,8 @@ class Command(Settings):
 def main(flags: list[str]) -> int:
     """Run the sweep that `flags` ask for and write its artifacts; return the exit code."""
     kept = "What is finished is kept; the same command makes the rest."
-    return exit_code(lambda: run(load_settings(Command, flags=flags)), kept)
+    with only_first_speaks():
+        return exit_code(lambda: run(load_settings(Command, flags=flags)), kept, several=True)
 
 
 def run(command: Command) -> None:
@@ -56,6 +61,8 @@ def run(command: Command) -> None:
     print(*advice.before_loading(command), sep="\n", flush=True)
     model = loading.load_model(command)
     done = sweep.sweep(model, pairs, command, rerun=command.rerun)
+    if done is None:  # the first of several processes writes
+        return
     written = artifacts.save_artifacts(done, command)
     print("Wrote", *map(shown_path, written), sep="\n  ")
 

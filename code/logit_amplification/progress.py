@@ -6,8 +6,11 @@ own, every `LOG_SECONDS`, in ASCII and without control characters.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -33,6 +36,7 @@ class SweepBar(Bar):
 
     def __init__(self, answers: int, max_new_tokens: int):
         self.done, self.answers, self.longest = 0, answers, max_new_tokens
+        self.elsewhere = (0, 0)  # answers and tokens that other processes have made
         super().__init__(
             total=answers * max_new_tokens,
             desc="sweep",
@@ -50,6 +54,31 @@ class SweepBar(Bar):
         self.total -= self.longest - tokens
         told = f"{self.done} of {self.answers} answers"
         self.set_postfix_str(f"{told}, {glimpse(text)}" if text else told, refresh=False)
+
+    def answered_elsewhere(self, answers: int, tokens: int) -> None:
+        """Count what other processes have made so far, their unfinished answers not."""
+        more = answers - self.elsewhere[0], tokens - self.elsewhere[1]
+        if more[0]:
+            self.elsewhere = answers, tokens
+            self.done += more[0]
+            self.total -= more[0] * self.longest - more[1]
+            self.update(more[1])
+
+    def ended(self, tokens: int) -> None:
+        """Show that all answers are there, of so many tokens in all."""
+        self.done, self.total = self.answers, tokens
+        self.set_postfix_str(f"{self.answers} of {self.answers} answers", refresh=False)
+        self.update(tokens - self.n)
+
+
+@contextmanager
+def only_first_speaks() -> Iterator[None]:
+    """Of the processes of one launch, let the first alone write to standard output."""
+    if os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def glimpse(text: str) -> str:

@@ -12,6 +12,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from multiprocessing import forkserver
@@ -20,6 +21,7 @@ from typing import Any
 from unittest import mock
 
 from logit_amplification.locations import ROOT
+from logit_amplification.records import claims
 
 SWEEP = ROOT / "code" / "logit_diff_mistral.py"
 _forks = multiprocessing.get_context("forkserver")
@@ -63,17 +65,47 @@ class Started:
         return self.process.exitcode
 
 
-def start(options, told: Path, *, largest_file: int = resource.RLIM_INFINITY) -> Started:
-    """Start a sweep; what it prints goes into the file `told`. largest_file: a limit in bytes."""
+def start(
+    options, told: Path, *, largest_file: int = resource.RLIM_INFINITY, lapse=None, **environment
+) -> Started:
+    """Start a sweep; what it prints goes into the file `told`.
+
+    largest_file: a limit in bytes. lapse: seconds after which claims of the dead are taken over.
+    """
     # Before Python 3.13 the fork server finds what it shall load by PYTHONPATH alone.
     with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
         forkserver.ensure_running()
-    process = _forks.Process(target=_sweep, args=(as_list(options), told, largest_file))
+    process = _forks.Process(
+        target=_sweep, args=(as_list(options), told, largest_file, lapse, environment)
+    )
     process.start()
     return Started(process, told)
 
 
-def _sweep(flags: list[str], told: Path, largest_file: int) -> None:
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def start_ranks(count: int, options, told: Path, **more) -> list[Started]:
+    """Start the processes of one launch, as launchers do, but without one that ends them all."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    address["WORLD_SIZE"] = str(count)
+    told.mkdir(exist_ok=True)
+    return [
+        start(options, told / str(n), RANK=str(n), LOCAL_RANK=str(n), **address | more)
+        for n in range(count)
+    ]
+
+
+def _sweep(
+    flags: list[str], told: Path, largest_file: int, lapse: float | None, environment: dict
+) -> None:
+    os.environ.update(environment)
+    if lapse is not None:
+        claims.LAPSE_SECONDS = lapse
     output = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -83,6 +115,10 @@ def _sweep(flags: list[str], told: Path, largest_file: int) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(ROOT)
     import logit_diff_mistral
+    from logit_amplification.reports.figures import gallery
+
+    if "RANK" in environment:  # figures are not what is tested, and take most of the time
+        gallery.draw_all = lambda run, records: {}
 
     sys.exit(logit_diff_mistral.main(flags))
 

@@ -95,7 +95,7 @@ class BatchedEngine:
             batch = None
             try:
                 batch = Batch(self, contexts, request)
-                yield from self._run(batch, pending)
+                yield from self._run(batch, pending, request)
             except torch.OutOfMemoryError:
                 pending.put_back(batch.unfinished() if batch else [])
                 self.slots = _half(self.slots, device)
@@ -104,14 +104,16 @@ class BatchedEngine:
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _run(self, batch: Batch, pending: Pending) -> Iterator[Generation]:
+    def _run(self, batch: Batch, pending: Pending, request: Request) -> Iterator[Generation]:
         while True:
             with torch.inference_mode():
                 if not batch.refill(pending):
                     return
+                drawn = len(batch.active)
                 with self.threads.at_work() if self.threads else nullcontext():
                     finished = batch.step()
             yield from finished
+            request.on_step(drawn)  # it may end all: what is finished is given away before
 
 
 class Pending:
@@ -196,11 +198,9 @@ class Batch:
 
     def step(self) -> list[Generation]:
         """Draw a token in every slot and append it there; return what is finished by it."""
-        drawn = len(self.active)
         finished = self.draw()
         if self.active:
             self.slots.forward(self.tokens)
-        self.request.on_step(drawn)
         return finished
 
     def unfinished(self) -> list[Cell]:

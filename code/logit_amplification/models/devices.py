@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from typing import Any
@@ -25,7 +26,23 @@ def choose_device(name: str) -> torch.device:
     if not available[name]:
         there = ", ".join(kind for kind, there in available.items() if there)
         raise BadInput(f"DEVICE = {name!r}: this machine has none; allowed here: auto, {there}")
-    return torch.device(name)
+    return _own_gpu() if name == "cuda" and "LOCAL_RANK" in os.environ else torch.device(name)
+
+
+def _own_gpu() -> torch.device:
+    """The GPU of this process among those that a launcher has started on this machine."""
+    number, there = os.environ["LOCAL_RANK"], torch.cuda.device_count()
+    # Where a launcher shows each process one GPU alone, that is number 0 for all of them.
+    if there == 1 and os.environ.get("LOCAL_WORLD_SIZE", "1") == "1":
+        number = "0"
+    if number not in map(str, range(there)):
+        raise BadInput(
+            f"LOCAL_RANK = {number!r} (environment): this machine shows {there} GPUs; allowed: "
+            "one process for each, or DEVICE = cpu"
+        )
+    device = torch.device("cuda", int(number))
+    torch.cuda.set_device(device)
+    return device
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -57,10 +74,13 @@ def describe_hardware(device: torch.device) -> dict[str, Any]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that are free where the model runs."""
+    """Return the bytes that are free where the model runs, for this process.
+
+    Processes of one launch on one machine share its memory; each has a GPU of its own.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return hardware.memory().free
+    return hardware.memory().free // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
 
 
 def peak_memory(device: torch.device) -> int:

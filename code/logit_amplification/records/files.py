@@ -32,17 +32,21 @@ def refuse_unwritable(settings: Settings, names: Sequence[str] = OUTPUT_FOLDERS)
 
 def _try_folder(folder: Path) -> None:
     """Write a file without a name, and take away again what folders had to be made for it."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    finally:
-        for path in made:
-            with suppress(OSError):  # it was never made, or another process has filled it since
-                path.rmdir()
+    for attempts_left in reversed(range(10)):
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            if folder.exists() and not folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return
+        except FileNotFoundError:  # another process tries it too, and has just taken it away
+            if not attempts_left:
+                raise
+        finally:
+            for path in made:
+                with suppress(OSError):  # it was never made, or another process has filled it since
+                    path.rmdir()
 
 
 def write_atomically(path: Path, parts: Iterable[str]) -> Path:

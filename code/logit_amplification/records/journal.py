@@ -29,7 +29,7 @@ from ..errors import BadInput
 from .files import Record, write_atomically
 
 Key = tuple[str, str, float, int, str]
-WRITER = "0"  # ranks of several processes would be 0, 1, 2 ...
+WRITER = "0"  # the first of the processes that share a run; the others are 1, 2 ...
 HEAD = b'{"crc32":"%08x",'
 HEAD_LENGTH = len(HEAD % 0)
 
@@ -154,22 +154,21 @@ class Journal:
     # ------------------------------------------------------------------------------------- writing
 
     @contextmanager
-    def open(self, configuration: dict[str, Any], writer: str = WRITER) -> Iterator[JournalWriter]:
-        """Yield a writer that appends behind the last whole line, alone on this data folder.
+    def open(
+        self, configuration: dict[str, Any] | None, writer: str = WRITER
+    ) -> Iterator[JournalWriter]:
+        """Yield a writer that appends behind the last whole line, alone under its name.
 
-        The lock is the operating system's: it ends with the process that holds it. Raises BadInput
-        when another process writes, or the folder cannot be written.
+        configuration: None for one that works beside the first, which has prepared the journal:
+        it reads nothing of what is there. The first is alone on this data folder. The lock is the
+        operating system's: it ends with the process that holds it. Raises BadInput when another
+        process writes, or the folder cannot be written.
         """
         with ExitStack() as stack:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(only_writer(self.data_dir, writer))
-                try:
-                    self.configuration()
-                except BadInput:  # not there yet, or damaged
-                    self.write("configuration.json", configuration)
-                found = self.read()
-                self._put_damaged_aside()
+                found = {} if configuration is None else self._prepare(configuration)
                 path = self.folder / f"{writer}.jsonl"
                 file = stack.enter_context(path.open("ab", buffering=0))
                 file.truncate(_end_of_last_line(path))
@@ -180,6 +179,15 @@ class Journal:
             if self.damaged:
                 written.append({"damaged": [[file, place] for file, _, place in self.damaged]})
             yield written
+
+    def _prepare(self, configuration: dict[str, Any]) -> dict[Key, Kept]:
+        try:
+            self.configuration()
+        except BadInput:  # not there yet, or damaged
+            self.write("configuration.json", configuration)
+        found = self.read()
+        self._put_damaged_aside()
+        return found
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Replace `configuration.json`, `plan.json` or `judge.json`."""

@@ -45,17 +45,12 @@ def choose_step(
     return "compiled"
 
 
-def choose_slots(
-    model: LoadedModel,
-    settings: Settings,
-    contrasts: Sequence[Contrast],
-    found: Iterable[Kept],
-    step: str,
+def room_for_slots(
+    model: LoadedModel, settings: Settings, contrasts: Sequence[Contrast], step: str
 ) -> dict[str, Any]:
-    """Return the number of slots and why, for the metadata; print one line about it.
+    """Return how many slots there is room for here, and what one takes, in bytes.
 
-    `auto` is what memory allows, but no other number than the run was begun with if that fits: in
-    16 bit another number rounds otherwise, and a cell made again should come out the same.
+    A given number is taken as it is.
     """
     longest = max(len(stream.ids) for contrast in contrasts for stream in contrast.streams)
     length = longest + settings.max_new_tokens
@@ -67,19 +62,32 @@ def choose_slots(
     if number == "auto":
         fitting = sizes.choose_slots(model.device.type, sum(each.values()), free)
         number, chosen = max(1, fitting), "auto"
-        begun = Counter(kept.record["slots"] for kept in found).most_common(1)
-        if begun and begun[0][0] < number:
-            number, chosen = begun[0][0], "as the run was begun"
-    print(
-        f"{number} slots ({chosen}), {step} steps: {number * sum(each.values()) / 1e9:.2g} GB for "
-        f"keys, values and logits beside {(weights + packed) / 1e9:.2g} GB of weights; "
-        f"{free / 1e9:.3g} GB are free"
-    )
     return {
         "number": number,
         "chosen": chosen,
         "bytes_per_slot": each,
-        "weights_bytes": weights,
+        "weights_bytes": weights + packed,
         "free_bytes": free,
         "halved_to": [],
     }
+
+
+def choose_slots(rooms: Sequence[dict[str, Any]], found: Iterable[Kept], step: str) -> dict:
+    """Return the room that decides for all processes, and print one line about it.
+
+    `auto` is the least that memory allows on any of them, but no other number than the run was
+    begun with if that fits: in 16 bit another number rounds otherwise, and a cell made again should
+    come out the same.
+    """
+    room = min(rooms, key=lambda one: one["number"])
+    if room["chosen"] == "auto":
+        begun = Counter(kept.record["slots"] for kept in found).most_common(1)
+        if begun and begun[0][0] < room["number"]:
+            room = room | {"number": begun[0][0], "chosen": "as the run was begun"}
+    taken = room["number"] * sum(room["bytes_per_slot"].values())
+    print(
+        f"{room['number']} slots ({room['chosen']}), {step} steps: {taken / 1e9:.2g} GB for "
+        f"keys, values and logits beside {room['weights_bytes'] / 1e9:.2g} GB of weights; "
+        f"{room['free_bytes'] / 1e9:.3g} GB are free"
+    )
+    return room

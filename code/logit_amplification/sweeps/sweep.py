@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 from ..engine.batched import BatchedEngine
 from ..engine.interface import Cell, Contrast, Engine, Request
 from ..engine.reference import LoopEngine
-from ..errors import BadInput, Interrupted
+from ..errors import BadInput, Interrupted, Terminated, sigterm_postponed
 from ..evaluation.judge import find_judge, label_answers
 from ..evaluation.wording import power_sentence
 from ..logits.amplification import Rule, amplify
@@ -21,12 +22,15 @@ from ..models.spec import OTHERS
 from ..progress import SweepBar
 from ..prompts.chat import describe_chat, encode_pairs
 from ..prompts.pairs import PromptPair
+from ..records.claims import delete_claims
 from ..records.files import refuse_unwritable
 from ..records.journal import Journal, Kept, Key, cell_key, run_id
 from ..settings import Settings
-from .capacity import choose_slots, choose_step
+from . import sharing
+from .capacity import choose_slots, choose_step, room_for_slots
 from .history import Sweep, assemble, differences, list_runs, planned_keys
 from .identity import run_configuration
+from .ranks import Ranks
 from .recording import make_record
 
 Loop = Callable[..., Iterator[Any]]
@@ -40,13 +44,15 @@ def sweep(
     rule: Rule = amplify,
     loop: Loop | None = None,
     rerun: Sequence[float] = (),
-) -> Sweep:
+) -> Sweep | None:
     """Make the cells that the journal lacks, and return all cells of the plan.
 
     rule: what the notebook's cell defines; other code, or another value that it reads, is another
     run. loop: a sampling loop like `reference.sample_amplified` to use instead of the engine,
     slowly, one cell after the other; it applies its own rule, so only the arm `full` has a meaning.
-    rerun: alphas made anew. Raises BadInput, before any work, when something does not fit.
+    rerun: alphas made anew. Where a launcher has started several processes they share the cells;
+    the first one returns the sweep, the others None. Raises BadInput, before any work, when
+    something does not fit.
     """
     started = time.perf_counter()
     refuse_unwritable(settings)
@@ -55,6 +61,7 @@ def sweep(
         raise BadInput(f"ARMS = {','.join(settings.arms)} with a loop of your own; allowed: full")
     plan = describe_plan(pairs, settings)
     planned = list(planned_keys(plan))
+    ranks = Ranks.here()
 
     def configured(step: str) -> dict[str, Any]:
         return run_configuration(model, settings, step=step, rule=rule, loop=loop)
@@ -62,7 +69,10 @@ def sweep(
     def is_begun(step: str) -> bool:
         return Journal(settings.data_dir, run_id(configured(step))).folder.exists()
 
-    step = "eager" if loop else choose_step(model, settings, len(planned), is_begun)
+    def choose() -> str:
+        return "eager" if loop else choose_step(model, settings, len(planned), is_begun)
+
+    step = ranks.decided("step", choose)
     configuration = configured(step)
     refuse_other_weights(pairs, model)
     encoded = encode_pairs(
@@ -73,45 +83,74 @@ def sweep(
     )
     by_id = {pair.pair.id: pair for pair in encoded}
     contexts = {pair.pair.id: Contrast.of(pair) for pair in encoded}
-    judge = find_judge(settings)  # a wrong name is told before the work, not after
+    # A wrong name is told before the work, not after.
+    judge = find_judge(settings) if ranks.is_first else None
     journal = Journal(settings.data_dir, run_id(configuration))
-    _say_what_is_kept(journal, configuration)
-    tokens = 0
-    with journal.open(configuration) as writer:
+    room = None if loop else room_for_slots(model, settings, list(contexts.values()), step)
+    rooms = ranks.gathered("room for slots", room)
+    prepared = configuration if ranks.is_first else None
+    with journal.open(prepared, writer=str(ranks.number)) as writer:
         found = writer.found
-        batch = (
-            None
-            if loop
-            else choose_slots(model, settings, list(contexts.values()), found.values(), step)
-        )
-        journal.write("plan.json", plan)
-        print(power_sentence(len({pair.unit for pair in pairs if not pair.control})))
-        if rerun and found:
-            writer.append(journal.void(rerun))
-            found = {key: kept for key, kept in found.items() if kept.record["alpha"] not in rerun}
+
+        def prepare() -> dict[str, Any]:
+            """What the first process does before any begins, and what all have to know of it."""
+            nonlocal found
+            _say_what_is_kept(journal, configuration)
+            batch = None if loop else choose_slots(rooms, found.values(), step)
+            journal.write("plan.json", plan)
+            print(power_sentence(len({pair.unit for pair in pairs if not pair.control})))
+            if rerun and found:
+                writer.append(journal.void(rerun))
+                found = {key: one for key, one in found.items() if one.record["alpha"] not in rerun}
+            missing = [key not in found for key in planned]
+            kept = len(planned) - sum(missing)
+            print(f"{sum(missing)} generations to make, {kept} found in the journal", flush=True)
+            return sharing.prepared(journal, configuration, plan, missing, batch, ranks)
+
+        work = ranks.decided("what is to be made", prepare)
+        sharing.refuse_other_work(work, configuration, plan, ranks)
         origins = {pair.id: pair.origin for pair in pairs}
-        missing = [_cell(key, origins) for key in planned if key not in found]
-        kept = len(planned) - len(missing)
-        print(f"{len(missing)} generations to make, {kept} found in the journal", flush=True)
-        with SweepBar(len(missing), settings.max_new_tokens) as bar, _told_what_is_kept(bar):
-            engine = _engine(model, settings, loop, step, batch, bar)
-            request = Request.of(settings, model.stop_ids, rule=rule, on_step=bar.update)
-            for generation in engine.generate(iter(missing), contexts, request):
+        missing = list(compress(planned, sharing.unpacked(work["missing"], len(planned))))
+        share = sharing.share_of(work, [_cell(key, origins) for key in missing], journal, ranks)
+        with (
+            SweepBar(len(missing), settings.max_new_tokens) as bar,
+            _told_what_is_kept(bar),
+            sigterm_postponed() as look,
+            share.alive(),
+        ):
+
+            def stepped(tokens: int = 0) -> None:
+                bar.update(tokens)
+                if ranks.is_first:
+                    bar.answered_elsewhere(*share.made_by_others())
+                look()
+
+            engine = _engine(model, settings, loop, step, work["slots"], bar)
+            request = Request.of(settings, model.stop_ids, rule=rule, on_step=stepped)
+            for generation in engine.generate(share.items(stepped), contexts, request):
                 record = make_record(generation, by_id[generation.cell.pair_id], model)
                 place = writer.append({"generation": record})
                 found[cell_key(record)] = Kept.of(record, writer.name, place)
-                tokens += record["n_tokens"]
+                share.finished(generation.cell, record["n_tokens"])
                 bar.answered(record["n_tokens"], record["text"])
+            if not ranks.is_first:
+                return None
+            if ranks.size > 1:
+                found = journal.read()
+                delete_claims(journal.folder)
+            tokens = sum(found[key].record["n_tokens"] for key in missing)
+            bar.ended(tokens)
         seconds = time.perf_counter() - started
         metadata = {
             "run_id": journal.id,
             "run": configuration,
             "settings": _public_settings(settings, model),
-            "slots": batch,
+            "slots": work["slots"],
             "fewest_threads": getattr(getattr(engine, "threads", None), "fewest", None),
             "chat": describe_chat(model.tokenizer),
             "hardware": devices.describe_hardware(model.device),
             "generations": {"planned": len(planned), "made_in_this_call": len(missing)},
+            **sharing.described(ranks, [found[key] for key in missing]),
             "throughput": {
                 "tokens": tokens,
                 "seconds": round(seconds, 3),
@@ -130,8 +169,9 @@ def sweep(
 def _told_what_is_kept(bar: SweepBar) -> Iterator[None]:
     try:
         yield
-    except KeyboardInterrupt:
-        raise Interrupted(
+    except KeyboardInterrupt as error:
+        kind = Terminated if isinstance(error, Terminated) else Interrupted
+        raise kind(
             f"Interrupted. {bar.done} of the {bar.answers} generations to make are in the journal; "
             "run this again for the others"
         ) from None
