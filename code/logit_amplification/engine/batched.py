@@ -6,7 +6,6 @@ shape. The engine knows token ids, not text.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -17,13 +16,9 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput
-from ..logits.amplification import Rule
-from ..logits.arms import ARMS
-from ..logits.measures import measure_step
-from ..logits.sampling import Draw
-from ..logits.vocabulary import PER_TOKEN
 from .cache import Prefixes
 from .cpu.threads import Threads
+from .drawing import ROWS_AT_ONCE, append_row, draw_rows, most_likeliest, row_width
 from .interface import MODEL, Cell, Contrast, Generation, Request
 from .self_check import refuse_if_unlike
 from .slots import Slots
@@ -31,10 +26,6 @@ from .step import kind_of_step
 
 # To be raised with every change that can change a token or a measure: it is part of a run's name.
 VERSION = 6
-# Rows that rule, draw and measures take at once. On a CPU what lies between them stays in its cache
-# (docs/LOG.md); a GPU wants all of them.
-ROWS_AT_ONCE = {"cpu": 8}
-LARGEST = PER_TOKEN.index("logit_max")
 
 
 def described(forwards: int, step: str) -> dict[str, Any]:
@@ -182,14 +173,7 @@ class Batch:
         rows = self._draw().tolist()
         finished = []
         for slot, generation in list(self.active.items()):
-            measures, (token, *likeliest) = (
-                rows[slot][: len(PER_TOKEN)],
-                rows[slot][len(PER_TOKEN) :],
-            )
-            request = self.requests[slot]
-            if request.likeliest is not None:
-                generation.likeliest.append(_pairs(int(token), likeliest, request.likeliest))
-            append_token(generation, int(token), measures, request)
+            append_row(generation, rows[slot], self.requests[slot])
             if generation.finish_reason:
                 finished.append(self.active.pop(slot))
                 self.slots.clear(slot)
@@ -219,67 +203,25 @@ class Batch:
         self.made[slot] = 0
 
     def _draw(self) -> Tensor:
-        """Return (slots, width) float32: a token's measures and its id; idle rows: nothing.
-
-        Behind them, where a request asks for it, `_likeliest`. One tensor, so that the GPU is
-        waited for once. Ids below 2^24 are exact in float32.
-        """
+        """Return what `draw_rows` tells of every slot, (slots, width); of idle ones nothing."""
         numbers = self.numbers.gather(1, self.made.to(self.numbers.device))[:, 0]
         # Idle slots go on with the last number.
         self.made.add_(1).clamp_(max=self.request.max_new_tokens - 1)
-        asked = [self.requests[slot].likeliest for slot in self.active]
-        most = max((number for number in asked if number is not None), default=None)
-        width = len(PER_TOKEN) + 1 + (0 if most is None else 1 + 2 * most)
-        rows = torch.zeros(len(self.tokens), width, device=self.tokens.device)
+        requests = [self.requests[slot] for slot in self.active]
+        most = most_likeliest(requests)
+        rows = torch.zeros(len(self.tokens), row_width(most), device=self.tokens.device)
         for part in self.parts:
             if any(self.arms[part]):
-                a, b = anchor_and_reference(self.slots.logits(part))
-                amplified = self._amplified(self.request.rule, a, b, part)
-                drawn = self._drawn(amplified, numbers[part], self.requests[part])
-                self.tokens[part] = drawn.tokens
-                rows[part, : len(PER_TOKEN)] = measure_step(a, b, amplified, drawn)
-                rows[part, len(PER_TOKEN)] = drawn.tokens
-                if most is not None:
-                    rows[part, len(PER_TOKEN) + 1 :] = _likeliest(amplified, drawn.tokens, most)
+                self.tokens[part], rows[part] = draw_rows(
+                    self.slots.logits(part),
+                    [arm or "full" for arm in self.arms[part]],
+                    self.alphas[part],
+                    numbers[part],
+                    self.requests[part],
+                    self.request.rule,
+                    most,
+                )
         return rows
-
-    def _drawn(self, amplified: Tensor, numbers: Tensor, requests: list[Request]) -> Draw:
-        """Draw a token of each row in the way of its request."""
-        samplers = [request.sampler for request in requests]
-        if len(set(samplers)) == 1:
-            return samplers[0](amplified, numbers)
-        logprobs = torch.empty_like(amplified[:, 0])
-        drawn = Draw(torch.empty_like(logprobs, dtype=torch.long), logprobs)
-        for sampler in set(samplers):
-            rows = [row for row, one in enumerate(samplers) if one is sampler]
-            for whole, own in zip(drawn, sampler(amplified[rows], numbers[rows]), strict=True):
-                whole[rows] = own
-        return drawn
-
-    def _amplified(self, rule: Rule, logits_a: Tensor, logits_b: Tensor, part: slice) -> Tensor:
-        arms = [arm or "full" for arm in self.arms[part]]
-        alphas = self.alphas[part]
-        if len(set(arms)) == 1:
-            return _apply(arms[0], rule, logits_a, logits_b, alphas)
-        amplified = torch.empty_like(logits_a)
-        for arm in set(arms):
-            rows = [row for row, name in enumerate(arms) if name == arm]
-            amplified[rows] = _apply(arm, rule, logits_a[rows], logits_b[rows], alphas[rows])
-        return amplified
-
-
-def _likeliest(amplified: Tensor, tokens: Tensor, most: int) -> Tensor:
-    """Return (rows, 1 + 2 * most): the tokens' log-probabilities, the likeliest ids and theirs."""
-    logprobs = amplified.log_softmax(-1)
-    values, ids = logprobs.topk(most)
-    return torch.cat([logprobs.gather(1, tokens[:, None]), ids, values], 1)
-
-
-def _pairs(token: int, row: list[float], asked: int) -> list[tuple[int, float]]:
-    """The sampled token and the `asked` likeliest of a row of `_likeliest`, as (id, nats)."""
-    most = len(row) // 2
-    likeliest = zip(map(int, row[1 : 1 + asked]), row[1 + most :], strict=False)
-    return [(token, row[0]), *likeliest]
 
 
 def rows_of_a_slot(sources: Mapping[str, Any], contexts: Iterable[Contrast]) -> list[Any]:
@@ -296,56 +238,6 @@ def _streams(contexts: Mapping[str, Contrast]) -> int:
     if len(numbers) > 1:
         raise BadInput("some pairs of a run have a base and some have none; allowed: all or none")
     return numbers.pop()
-
-
-def anchor_and_reference(logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return what a rule takes for A and B: these, or of (base, A, B) the base and its like.
-
-    base + alpha * (A - B) is base + alpha * (base - reference) with reference = base - (A - B).
-    """
-    if len(logits) == 2:
-        return logits[0], logits[1]
-    base, a, b = logits
-    return base, base - (a - b)
-
-
-def append_token(
-    generation: Generation, token: int, measures: list[float], request: Request
-) -> None:
-    """Add a token and its measures to a generation, and say whether that ends it."""
-    if not math.isfinite(measures[LARGEST]):
-        number = len(generation.token_ids) + 1
-        generation.finish_reason = "error"
-        generation.error = f"the amplified logits of token {number} are NaN or infinite"
-        return
-    generation.token_ids.append(token)
-    generation.per_token.append(measures)
-    if token in request.stop_ids:
-        generation.finish_reason = "eos"
-    elif request.stops(generation.token_ids):
-        generation.finish_reason = "stop"
-    elif len(generation.token_ids) == request.max_new_tokens:
-        generation.finish_reason = "length"
-
-
-def _apply(arm: str, rule: Rule, logits_a: Tensor, logits_b: Tensor, alphas: Tensor) -> Tensor:
-    """Amplify, holding a rule that was edited in the notebook to the form of logits."""
-    shape = tuple(logits_a.shape)
-    try:
-        amplified = ARMS[arm](rule, logits_a, logits_b, alphas)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        raise BadInput(
-            f"the rule raised {type(error).__name__}: {error}; it was given logits_a and logits_b "
-            f"of shape {shape} and alpha of shape {tuple(alphas.shape)}"
-        ) from error
-    if not isinstance(amplified, Tensor) or amplified.shape != logits_a.shape:
-        got = tuple(amplified.shape) if isinstance(amplified, Tensor) else type(amplified).__name__
-        raise BadInput(f"the rule returned {got}; it must return logits of shape {shape}")
-    if amplified.dtype != torch.float32:
-        raise BadInput(f"the rule returned {amplified.dtype}; it must return torch.float32")
-    return amplified
 
 
 def _half(slots: int, device: torch.device) -> int:

@@ -74,6 +74,7 @@ class Generation:
     finish_reason: str | None = None  # "eos", "length", "stop" or "error" when finished
     error: str | None = None  # why it ended with "error"; the other cells go on
     likeliest: list[list[tuple[int, float]]] = field(default_factory=list)  # see Request.likeliest
+    nll_p: float | None = None  # under A's paraphrase, nats per token, if the engine has scored it
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import BadInput
-from ..models import devices, loading
+from ..models import devices, loading, weights
 from ..models.local import read_json
 from ..models.spec import ModelSpec
 from ..progress import Bar
@@ -64,7 +64,7 @@ def label_answers(judge: Judge, journal: Journal, texts: Iterable[str]) -> None:
 def _labelled(judge: Judge, texts: list[str]) -> dict[str, Any]:
     from transformers import pipeline
 
-    with loading.quiet_transformers():
+    with weights.quiet_transformers():
         try:
             classify = pipeline(
                 "text-classification",

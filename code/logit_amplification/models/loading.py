@@ -5,13 +5,10 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.util
-import io
 import logging
-import os
 import platform
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +16,15 @@ from typing import Any
 import torch
 
 from ..errors import BadInput
-from ..locations import DEMO, MISTRAL, cache_folder
+from ..locations import DEMO, MISTRAL
 from ..progress import Bar
 from ..settings import Settings
 from . import hardware, hub, sizes
 from .adapters import adapter_config, with_adapter
 from .devices import choose_device, choose_dtype, mps_has_bfloat16
-from .local import DEMO_INSTALL, DEMO_PACKAGE, WANTED_FILES, read_json
+from .local import read_json
 from .spec import ModelSpec, model_spec, other_spec
+from .weights import demo_folder, hash_weights, quiet_transformers
 
 BAR_AFTER = 2.0  # seconds: a small model needs no bar
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt(3)
@@ -45,12 +43,18 @@ class LoadedModel:
     stop_ids: frozenset[int]
     max_positions: int
     info: dict[str, Any] = field(repr=False)  # what can change a token, for the record
+    folder: Path | None = None  # with its weights
     others: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def device(self) -> torch.device:
-        """The device that input ids are put on."""
-        return self.model.device
+        """The device that input ids are put on; for vLLM's, the one that it runs on."""
+        return torch.device(self.info["device"]) if self.is_elsewhere else self.model.device
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the weights are in vLLM's process: `model` is its architecture alone."""
+        return self.model.device.type == "meta"
 
     @property
     def sources(self) -> dict[str, Any]:
@@ -95,6 +99,8 @@ def load_model(
     _refuse_missing(spec)
     own = Path(spec.model).expanduser()
     is_adapter = (own / "adapter_config.json").is_file()
+    if spec.engine == "vllm":
+        _refuse_what_vllm_has_not(spec, is_adapter)
     loaded = _as_one(own, spec) if is_adapter else _load(spec)
     if spec.adapter:
         loaded = _adapted(loaded, Path(spec.adapter).expanduser())
@@ -115,6 +121,26 @@ def _refuse_missing(spec: ModelSpec) -> None:
             raise BadInput(f"{setting.upper()} = {name!r}: no such folder")
 
 
+def _refuse_what_vllm_has_not(spec: ModelSpec, is_adapter: bool) -> None:
+    """Raise BadInput for weights that the engine for vLLM cannot be given."""
+    if is_adapter:
+        raise BadInput(
+            f"MODEL = {spec.model!r} is an adapter; allowed with ENGINE = vllm: its model, and the "
+            "adapter as ADAPTER"
+        )
+    for setting in ("model_b", "model_base"):
+        if name := getattr(spec, setting):
+            raise BadInput(
+                f"{setting.upper()} = {name!r}: vLLM's process has the weights of one model; "
+                "allowed with ENGINE = vllm: ADAPTER"
+            )
+    if spec.quantization != "none":
+        raise BadInput(
+            f"QUANTIZATION = {spec.quantization!r}; allowed with ENGINE = vllm: none, and models "
+            "that are quantised already"
+        )
+
+
 def _as_one(folder: Path, spec: ModelSpec) -> LoadedModel:
     """A folder with an adapter as one model: what it was trained on, with it."""
     trained_on = adapter_config(folder).get("base_model_name_or_path")
@@ -129,7 +155,7 @@ def _adapted(loaded: LoadedModel, folder: Path) -> LoadedModel:
     trained_on = adapter_config(folder).get("base_model_name_or_path") or "an unnamed model"
     if Path(trained_on).name != Path(loaded.info["name"]).name:
         print(f"The adapter {folder.name} says that it was trained on {trained_on}")
-    adapted = with_adapter(loaded.model, folder)
+    adapted = loaded.model if loaded.is_elsewhere else with_adapter(loaded.model, folder)
     made_of = {"name": folder.name, "files_sha256": hash_weights(folder)}
     return replace(
         loaded,
@@ -186,14 +212,17 @@ def _load(spec: ModelSpec) -> LoadedModel:
         try:
             # Tokens must not depend on whether mistral-common happens to be installed.
             tokenizer = AutoTokenizer.from_pretrained(folder, mistral_format=False)
-            with progress_shown():
-                model = AutoModelForCausalLM.from_pretrained(
-                    folder,
-                    dtype=dtype,
-                    device_map={"": device},
-                    quantization_config=quantization_config(spec.quantization, dtype),
-                    use_safetensors=True,
-                )
+            if spec.engine == "vllm":
+                model = _without_weights(folder, dtype)
+            else:
+                with progress_shown():
+                    model = AutoModelForCausalLM.from_pretrained(
+                        folder,
+                        dtype=dtype,
+                        device_map={"": device},
+                        quantization_config=quantization_config(spec.quantization, dtype),
+                        use_safetensors=True,
+                    )
         except torch.OutOfMemoryError:
             raise BadInput(f"MODEL = {spec.model!r}: out of memory on {device}") from None
         except Exception as error:  # what a damaged or foreign folder raises is not one type
@@ -222,7 +251,27 @@ def _load(spec: ModelSpec) -> LoadedModel:
         # The slot cache keeps every position, so a sliding window must never begin to slide.
         max_positions=min(positions, window) if window else positions,
         info=info,
+        folder=folder,
     )
+
+
+def _without_weights(folder: Path, dtype: torch.dtype) -> Any:
+    """Return a model's architecture alone, on torch's device `meta`: who calls it is told why."""
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+
+    def forward(*args: Any, **options: Any) -> None:
+        raise BadInput(
+            "ENGINE = vllm: the weights are in vLLM's process, and this needs them here; allowed: "
+            "ENGINE = torch"
+        )
+
+    model.forward = forward
+    return model
 
 
 def refuse_what_cannot_work(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
@@ -299,69 +348,6 @@ def find_model(spec: ModelSpec) -> tuple[Path, dict[str, Any]]:
     return found, {"revision": found.name, "files_sha256": hash_weights(found)}
 
 
-def hash_weights(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every weight, configuration and tokenizer file in `folder`."""
-    names = sorted({path for pattern in WANTED_FILES for path in folder.glob(pattern)})
-    return {path.name: _sha256(path) for path in names}
-
-
-def _sha256(path: Path) -> str:
-    # The hub's cache names the blob of a large file by its SHA-256: no need to read 14 GB again.
-    blob = path.resolve().name
-    if path.is_symlink() and len(blob) == 64:
-        return blob
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def demo_folder() -> tuple[Path, dict[str, Any]]:
-    """Return the demo model as a folder of safetensors, made once from the package's GGUF file.
-
-    Reading the GGUF takes some 20 seconds each time, the folder one. Its weights are the GGUF's
-    4-bit weights, dequantised to float32 by transformers: ordinary linear layers.
-    """
-    spec = importlib.util.find_spec(DEMO_PACKAGE)
-    files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
-    if not files:
-        raise BadInput(f"MODEL = 'demo': its package is not installed; install it: {DEMO_INSTALL}")
-    gguf = files[0]
-    digest = _sha256(gguf)
-    folder = cache_folder() / f"{gguf.stem}-{digest[:12]}"
-    if not folder.is_dir():
-        _convert_demo(gguf, folder)
-    return folder, {"revision": None, "files_sha256": {gguf.name: digest}}
-
-
-def _convert_demo(gguf: Path, folder: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    print("Unpacking the demo model (once, about 20 seconds) ...", flush=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # A folder of its own per process, renamed when complete: two first starts cannot clash.
-    with (
-        quiet_transformers(),
-        redirect_stderr(io.StringIO()),  # a progress bar that has no switch
-        tempfile.TemporaryDirectory(dir=folder.parent) as scratch,
-    ):
-        made = Path(scratch) / "model"
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent,
-            gguf_file=gguf.name,
-            dtype=torch.float32,
-            quantization_config=GgufConfig(dequantize=True),
-        )
-        model.save_pretrained(made)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(made)
-        try:
-            os.replace(made, folder)
-        except OSError:
-            if not folder.is_dir():  # another process was faster: fine
-                raise
-
-
 def keep_heap_tight() -> None:
     """Have large blocks given back when they are freed (Linux with glibc; for the whole process).
 
@@ -370,22 +356,6 @@ def keep_heap_tight() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' progress bars and advice out of the notebook; its errors still come."""
-    from transformers.utils import logging as hf_logging
-
-    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(verbosity)
-        if bars:
-            hf_logging.enable_progress_bar()
 
 
 @contextmanager

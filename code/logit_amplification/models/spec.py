@@ -10,7 +10,7 @@ from ..errors import BadInput
 from ..locations import DEMO
 from ..settings import Settings
 
-CHOICES = ("quantization", "dtype", "device")
+CHOICES = ("quantization", "dtype", "device", "engine")
 OTHERS = ("adapter", "model_b", "model_base")  # "" where there is none
 
 
@@ -30,6 +30,7 @@ class ModelSpec:
     adapter: str = ""
     model_b: str = ""
     model_base: str = ""
+    engine: str = "torch"
 
     def __post_init__(self):
         usual = "none" if self.model == DEMO else "8bit"

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..engine.batched import Batch, BatchedEngine, Pending, anchor_and_reference
+from ..engine.batched import Batch, BatchedEngine, Pending
+from ..engine.drawing import anchor_and_reference
 from ..engine.forward import next_logits
 from ..engine.interface import Cell, Contrast, Generation, Request
 from ..errors import BadInput

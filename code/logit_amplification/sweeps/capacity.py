@@ -29,6 +29,8 @@ def choose_step(
     `auto` compiles where the plan, not what is left of it, is long enough, and never changes the
     kind of a run that is_begun: kinds differ by rounding, and its cells would be made again.
     """
+    if settings.engine == "vllm":
+        return "vllm"  # it makes its steps itself
     kind = kind_of_step(settings.step, list(model.sources.values()))
     if settings.step != "auto" or kind == "eager" or is_begun(kind):
         return kind
@@ -52,8 +54,12 @@ def room_for_slots(
 
     A given number is taken as it is.
     """
-    longest = max(len(stream.ids) for contrast in contrasts for stream in contrast.streams)
-    length = longest + settings.max_new_tokens
+    if settings.engine == "vllm":  # which takes its memory itself
+        auto = settings.slots == "auto"
+        most = sizes.MOST_AUTO_SLOTS[model.device.type]
+        number, chosen = (most, "auto") if auto else (settings.slots, "given")
+        return {"number": number, "chosen": chosen, "halved_to": []}
+    length = longest_context(contrasts) + settings.max_new_tokens
     each = slot_bytes(rows_of_a_slot(model.sources, contrasts), length)
     weights = model.weight_bytes()
     packed = weights if step != "eager" else 0  # once more, in another order
@@ -72,6 +78,11 @@ def room_for_slots(
     }
 
 
+def longest_context(contrasts: Iterable[Contrast]) -> int:
+    """Return the number of tokens of the longest stream."""
+    return max(len(stream.ids) for contrast in contrasts for stream in contrast.streams)
+
+
 def choose_slots(rooms: Sequence[dict[str, Any]], found: Iterable[Kept], step: str) -> dict:
     """Return the room that decides for all processes, and print one line about it.
 
@@ -84,6 +95,9 @@ def choose_slots(rooms: Sequence[dict[str, Any]], found: Iterable[Kept], step: s
         begun = Counter(kept.record["slots"] for kept in found).most_common(1)
         if begun and begun[0][0] < room["number"]:
             room = room | {"number": begun[0][0], "chosen": "as the run was begun"}
+    if "bytes_per_slot" not in room:
+        print(f"{room['number']} slots ({room['chosen']}) in vLLM")
+        return room
     taken = room["number"] * sum(room["bytes_per_slot"].values())
     print(
         f"{room['number']} slots ({room['chosen']}), {step} steps: {taken / 1e9:.2g} GB for "

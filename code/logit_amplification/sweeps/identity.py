@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ..engine import batched
+from ..engine.vllm import engine as vllm
 from ..logits.amplification import Rule, amplify
 from ..models.loading import LoadedModel
 from ..settings import Settings
@@ -30,6 +31,12 @@ def run_configuration(
     carries the fingerprint of its pair), and the number of slots: it stands in each record
     (docs/METHODOLOGY.md, Exactness). Raises BadInput when rule or loop read what has no value.
     """
+    if loop:
+        engine = {"name": "loop"}
+    elif settings.engine == "vllm":
+        engine = vllm.described(settings.vllm_python, settings.vllm_arguments)
+    else:
+        engine = batched.described(settings.forwards, step)
     libraries = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
     return {
         "model": model.info,
@@ -40,7 +47,7 @@ def run_configuration(
             "max_new_tokens": settings.max_new_tokens,
             "seed": settings.seed,
         },
-        "engine": {"name": "loop"} if loop else batched.described(settings.forwards, step),
+        "engine": engine,
         "rule": named(rule, "RULE"),
         "loop": None if loop is None else named(loop, "LOOP"),
         # Byte code is Python's own: another one writes it otherwise.

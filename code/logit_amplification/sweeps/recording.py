@@ -54,6 +54,8 @@ def _nll_p(generation: Generation, pair: EncodedPair, model: LoadedModel) -> flo
     """The NLL under A's paraphrase; NaN where there is none, and where the answer has no tokens."""
     if not pair.ids_p or not generation.token_ids or generation.finish_reason == "error":
         return math.nan
+    if model.is_elsewhere:  # the engine scores it where the weights are, if it can
+        return math.nan if generation.nll_p is None else generation.nll_p
     return text_nll(model.model, pair.ids_p, generation.token_ids)
 
 

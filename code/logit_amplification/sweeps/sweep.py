@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from ..engine.batched import BatchedEngine
 from ..engine.interface import Cell, Contrast, Engine, Request
 from ..engine.reference import LoopEngine
+from ..engine.vllm import engine as vllm
 from ..errors import BadInput, Interrupted, Terminated, sigterm_postponed
 from ..evaluation.judge import find_judge, label_answers
 from ..evaluation.wording import power_sentence
@@ -20,14 +21,14 @@ from ..models import devices
 from ..models.loading import LoadedModel
 from ..models.spec import OTHERS
 from ..progress import SweepBar
-from ..prompts.chat import describe_chat, encode_pairs
+from ..prompts.chat import EncodedPair, describe_chat, encode_pairs
 from ..prompts.pairs import PromptPair
 from ..records.claims import delete_claims
 from ..records.files import refuse_unwritable
 from ..records.journal import Journal, Kept, Key, cell_key, run_id
 from ..settings import Settings
 from . import sharing
-from .capacity import choose_slots, choose_step, room_for_slots
+from .capacity import choose_slots, choose_step, longest_context, room_for_slots
 from .history import Sweep, assemble, differences, list_runs, planned_keys
 from .identity import run_configuration
 from .ranks import Ranks
@@ -59,6 +60,8 @@ def sweep(
     rerun = _checked_rerun(rerun, settings)
     if loop is not None and settings.arms != ("full",):
         raise BadInput(f"ARMS = {','.join(settings.arms)} with a loop of your own; allowed: full")
+    if settings.engine == "vllm":
+        _refuse_what_vllm_does_not(model, settings, loop)
     plan = describe_plan(pairs, settings)
     planned = list(planned_keys(plan))
     ranks = Ranks.here()
@@ -117,6 +120,7 @@ def sweep(
             _told_what_is_kept(bar),
             sigterm_postponed() as look,
             share.alive(),
+            _engine(model, settings, loop, step, work["slots"], encoded, bar) as engine,
         ):
 
             def stepped(tokens: int = 0) -> None:
@@ -125,7 +129,6 @@ def sweep(
                     bar.answered_elsewhere(*share.made_by_others())
                 look()
 
-            engine = _engine(model, settings, loop, step, work["slots"], bar)
             request = Request.of(settings, model.stop_ids, rule=rule, on_step=stepped)
             for generation in engine.generate(share.items(stepped), contexts, request):
                 record = make_record(generation, by_id[generation.cell.pair_id], model)
@@ -156,7 +159,7 @@ def sweep(
                 "seconds": round(seconds, 3),
                 "tokens_per_second": round(tokens / seconds, 2),
             },
-            "peak_memory_bytes": devices.peak_memory(model.device),
+            "peak_memory_bytes": None if model.is_elsewhere else devices.peak_memory(model.device),
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         journal.write("plan.json", plan | {"metadata": metadata})
@@ -243,23 +246,62 @@ def _say_what_is_kept(journal: Journal, configuration: Mapping[str, Any]) -> Non
         )
 
 
+def _refuse_what_vllm_does_not(model: LoadedModel, settings: Settings, loop: Loop | None) -> None:
+    """Raise BadInput where a sweep asks for what only an engine in this process has."""
+    if loop:
+        raise BadInput("ENGINE = vllm with a loop of your own; allowed: torch")
+    if not model.is_elsewhere:
+        raise BadInput("ENGINE = vllm: this model is loaded here; allowed: load_model(settings)")
+    if (runs_on := vllm.device_of(settings.vllm_python)) != model.device.type:
+        raise BadInput(
+            f"DEVICE = {settings.device!r}: vLLM's build in its environment is for {runs_on}, and "
+            f"the model would be on {model.device.type}; allowed: {runs_on}"
+        )
+
+
+@contextmanager
 def _engine(
     model: LoadedModel,
     settings: Settings,
     loop: Loop | None,
     step: str,
     batch: dict[str, Any] | None,
+    encoded: Sequence[EncodedPair],
     bar: SweepBar,
-) -> Engine:
-    """Return the engine, or one around a loop of the user's own."""
+) -> Iterator[Engine]:
+    """Yield the engine that is asked for, or one around a loop of the user's own."""
     if loop:
-        return LoopEngine(model.model, loop)
+        yield LoopEngine(model.model, loop)
+        return
+    if settings.engine == "vllm":
+        bar.write("vLLM is starting in a process of its own")
+        paraphrases = {pair.pair.id: pair.ids_p for pair in encoded if pair.ids_p}
+        if settings.adapter and paraphrases:
+            paraphrases = {}
+            bar.write("Answers are not scored under paraphrases: with an adapter vLLM cannot")
+        longest = longest_context(map(Contrast.of, encoded))
+        engine = vllm.VllmEngine(
+            model.folder,
+            python=settings.vllm_python,
+            dtype=model.info["dtype"],
+            slots=batch["number"],
+            # An answer is scored behind the paraphrase of its prompt too.
+            longest=max(longest, *(len(pair.ids_p or ()) for pair in encoded))
+            + settings.max_new_tokens
+            + 1,
+            adapter=settings.adapter,
+            paraphrases=paraphrases,
+            options=settings.vllm_arguments,
+        )
+        with closing(engine):
+            yield engine
+        return
 
     def say_halved(slots: int) -> None:
         batch["halved_to"].append(slots)
         bar.write(f"Out of memory: the cells that are not finished go on with {slots} slots")
 
-    return BatchedEngine(
+    yield BatchedEngine(
         model.sources,
         batch["number"],
         forwards=settings.forwards,

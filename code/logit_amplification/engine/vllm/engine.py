@@ -1,0 +1,270 @@
+"""vLLM as an engine, seen from here: a worker process with an environment of its own.
+
+vLLM pins other versions of torch and transformers than the workbench, so nothing here imports it.
+The worker is handed the contexts and the request once and cells as it has room for them, and gives
+generations back as they finish. The rule goes along by cloudpickle.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from ...errors import BadInput
+from ...models import sizes
+from ...models.adapters import adapter_config
+from ...models.local import read_json
+from ..batched import Pending
+from ..interface import Cell, Contrast, Generation, Request
+
+# To be raised with every change of this folder that can change a token or a measure.
+VERSION = 1
+PACKAGE = Path(__file__).parents[2]
+BLOCK = 128  # positions: the largest block that vLLM's cache has on a CPU
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
+FOLDER = "LOGIT_AMPLIFICATION_VLLM"
+HOW = "make vllm installs it (docs/SCALE.md)"
+# What a launcher tells the sweep's own process; vLLM would take it for its own.
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # requests must not arrive while a step is made
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",  # the model is on this machine already
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+}
+ASKED = """
+import json, sys
+from importlib.metadata import PackageNotFoundError, version
+found = {"python": list(sys.version_info[:2])}
+for name in ("vllm", "vllm-cpu", "torch", "transformers"):
+    try:
+        found[name] = version(name)
+    except PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
+
+
+@lru_cache
+def environment_of(python: Path) -> dict[str, Any]:
+    """Return the versions in vLLM's environment, whose Python this is.
+
+    Raises BadInput where there is none, or one of another version than this Python: the code of a
+    rule could not be read there.
+    """
+    try:
+        asked = subprocess.run(
+            [str(python), "-c", ASKED], capture_output=True, text=True, check=True, timeout=60
+        )
+        found = json.loads(asked.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        raise BadInput(f"VLLM_PYTHON = {str(python)!r}: no Python runs there; {HOW}") from None
+    if not {"vllm", "vllm-cpu"} & set(found):
+        raise BadInput(f"VLLM_PYTHON = {str(python)!r}: vLLM is not installed there; {HOW}")
+    if found["python"] != list(sys.version_info[:2]):
+        theirs, ours = (".".join(map(str, two[:2])) for two in (found["python"], sys.version_info))
+        raise BadInput(
+            f"VLLM_PYTHON = {str(python)!r} is Python {theirs}, and this is {ours}; allowed: the "
+            "same, for the rule's code goes from one to the other"
+        )
+    return found
+
+
+def device_of(python: Path) -> str:
+    """Return where vLLM runs: its build for CPUs is a package of its own."""
+    return "cpu" if "vllm-cpu" in environment_of(python) else "cuda"
+
+
+def described(python: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of the engine can change a token, before there is one."""
+    found = environment_of(python)
+    versions = {
+        "vllm": found.get("vllm") or found["vllm-cpu"],
+        **{name: found[name] for name in ("torch", "transformers")},
+    }
+    return {"name": "vllm", "version": VERSION, "versions": versions, "options": dict(options)}
+
+
+class VllmEngine:
+    """Makes generations in vLLM's process, which lives as long as this object.
+
+    folder: with the model's weights. longest: positions that a context and its answer can come to.
+    adapter: a folder with a PEFT adapter, for streams that read with the source `model`; the
+    others read without it. paraphrases: by a pair's id, what its answers are scored under too
+    (`Generation.nll_p`). options: more arguments of vLLM's class `LLM`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        python: Path,
+        dtype: str,
+        slots: int,
+        longest: int,
+        adapter: str = "",
+        paraphrases: Mapping[str, tuple[int, ...]] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ):
+        self.slots, self.python, self.options = slots, python, dict(options or {})
+        self.paraphrases = dict(paraphrases or {})
+        on_cpu = device_of(python) == "cpu"
+        usual = {
+            "model": str(Path(folder).resolve()),
+            "dtype": dtype,
+            "max_model_len": longest,
+            # A slot's two streams, and texts that are scored beside.
+            "max_num_seqs": 2 * slots + 8,
+            "max_num_batched_tokens": max(8192, 2 * longest),
+            "enforce_eager": on_cpu,
+            "generation_config": "vllm",
+            "disable_log_stats": True,
+            "seed": 0,
+        }
+        if on_cpu:  # else vLLM takes nearly all memory that there is
+            cache = sizes.cache_shape(read_json(Path(folder) / "config.json"))
+            of_slot = sizes.slot_bytes(cache, 0, longest + 2 * BLOCK, ITEMSIZE[dtype])
+            usual["kv_cache_memory_bytes"] = (slots + 8) * of_slot["keys_and_values"]
+        if adapter:
+            usual |= {
+                "enable_lora": True,
+                # One more than there are: on a CPU vLLM 0.32 reads rows without an adapter with
+                # the last place for one, which must be empty (docs/LOG.md).
+                "max_loras": 2,
+                "max_lora_rank": _rank(Path(adapter).expanduser()),
+            }
+        self.scratch = tempfile.TemporaryDirectory(prefix="logit-amplification-vllm-")
+        self.log = Path(self.scratch.name) / "log"
+        self.connection, self.process = self._start()
+        atexit.register(self.close)
+        runner = "V2" if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1" else "V1"
+        usual["logits_processors"] = [processor_of(runner)]
+        adapter = str(Path(adapter).expanduser().resolve()) if adapter else None
+        setup = {"options": usual | self.options, "adapter": adapter, "slots": slots}
+        self._send(setup)
+        self.limits = self._received("ready")
+
+    def describe(self) -> dict[str, Any]:
+        """Return what of the engine can change a token."""
+        return described(self.python, self.options)
+
+    def capacity(self) -> int:
+        """Return how many cells are made side by side."""
+        return self.slots
+
+    def generate(
+        self, cells: Iterable[Cell | None], contexts: Mapping[str, Contrast], request: Request
+    ) -> Iterator[Generation]:
+        """Yield each cell's generation as soon as it is finished.
+
+        Raises BadInput when a pair does not fit into vLLM's limits, and when vLLM fails.
+        """
+        pending, inside = Pending(cells), 0
+        # Who is told of steps, and what else holds this process's objects, stays here.
+        self._send((replace(request, on_step=_nobody), dict(contexts), self.paraphrases))
+        kind, ending = "", False
+        while kind != "ended":
+            while not ending and inside < self.slots and pending:
+                self.connection.send(("cell", pending.take()))
+                inside += 1
+            if not inside and not ending:
+                self.connection.send(("end", None))
+                ending = True
+            kind, told = self._message()
+            if kind == "stepped":
+                request.on_step(told)
+            elif kind == "finished":
+                inside -= 1
+                yield told
+
+    def close(self) -> None:
+        """End vLLM's process."""
+        self.connection.close()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        self.scratch.cleanup()
+
+    def _start(self) -> tuple[Connection, subprocess.Popen]:
+        scratch = Path(self.scratch.name)
+        # Only our package is shown to the other Python, not what is installed beside it.
+        (scratch / "code").mkdir()
+        (scratch / "code" / PACKAGE.name).symlink_to(PACKAGE)
+        ours, theirs = Pipe()
+        environment = {n: v for n, v in os.environ.items() if n not in LAUNCHER}
+        environment = ENVIRONMENT | environment | {"PYTHONPATH": str(scratch / "code")}
+        environment[FOLDER] = str(scratch)
+        if "LOCAL_RANK" in os.environ and "CUDA_VISIBLE_DEVICES" not in os.environ:
+            environment["CUDA_VISIBLE_DEVICES"] = os.environ["LOCAL_RANK"]
+        with self.log.open("wb") as log:
+            process = subprocess.Popen(
+                [self.python, "-m", f"{__package__}.worker", str(theirs.fileno())],
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=scratch,
+                start_new_session=True,  # Ctrl-C is for the sweep, which ends this one
+            )
+        theirs.close()
+        return ours, process
+
+    def _send(self, message: Any) -> None:
+        try:
+            self.connection.send_bytes(cloudpickle.dumps(message))
+        except OSError:
+            self._fail()
+
+    def _received(self, kind: str) -> Any:
+        found, told = self._message()
+        assert found == kind, found
+        return told
+
+    def _message(self) -> tuple[str, Any]:
+        try:
+            kind, told = self.connection.recv()
+        except (EOFError, OSError):
+            self._fail()
+        if kind == "failed":
+            kind, message = told
+            said = message if kind == "bad input" else f"{kind}: {message}"
+            raise BadInput(f"ENGINE = vllm: {said}")
+        return kind, told
+
+    def _fail(self) -> None:
+        self.process.wait(timeout=10)
+        lines = self.log.read_text("utf-8", errors="replace").strip().splitlines()
+        raise BadInput(
+            f"ENGINE = vllm: its process has ended ({self.process.returncode}): "
+            f"{lines[-1] if lines else 'it has said nothing'}"
+        ) from None
+
+
+def processor_of(runner: str) -> str:
+    """Return the logits processor for a model runner of vLLM, as vLLM names classes."""
+    return f"{__package__}.processor_{runner.lower()}:Amplify{runner}"
+
+
+def _nobody(tokens: int) -> None:
+    """Nobody is told of steps there."""
+
+
+def _rank(adapter: Path) -> int:
+    """Return the smallest LoRA rank that vLLM has room for and this adapter fits into."""
+    rank = adapter_config(adapter).get("r", 8)
+    return next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
