@@ -5,10 +5,13 @@ These need vLLM's environment (`make vllm`), on a CPU.
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+from conftest import save_tiny_mistral
+from decoding import TINY_CONTEXTS, contrasts, demo_contexts
 
-from decoding import contrasts, demo_contexts
 from logit_amplification.engine.batched import BatchedEngine
 from logit_amplification.engine.forward import text_nll
 from logit_amplification.engine.interface import Cell, Contrast, Request, Stream
