@@ -101,7 +101,7 @@ def test_hugging_face_variables_in_the_file_reach_the_environment(env_file, monk
         ("seed", "-1", "from 0"),
         ("quantization", "3bit", "none, 8bit"),
         ("dtype", "float8", "bfloat16"),
-        ("device", "tpu", "cpu, cuda or mps"),
+        ("device", "tpu", "cpu, cuda, mps, or split"),
         ("arms", "full,fancy", "plausible"),
         ("slots", "0", "auto or a whole number"),
         ("slots", "many", "auto or a whole number"),

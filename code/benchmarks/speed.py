@@ -26,7 +26,7 @@ from logit_amplification.engine.interface import Cell, Generation
 from logit_amplification.errors import BadInput
 from logit_amplification.logits import alpha_profile
 from logit_amplification.logits.amplification import amplify
-from logit_amplification.models import loading, sizes
+from logit_amplification.models import sizes, weights
 
 from .results import Row
 from .subject import Subject, fill_slots, formats, in_turns, load_subject, ratio, spread
@@ -139,7 +139,7 @@ def llama_cpp_runs(
     """llama.cpp on the demo's GGUF file as it is, in an environment of its own."""
     import importlib.util
 
-    package = importlib.util.find_spec(loading.DEMO_PACKAGE).submodule_search_locations[0]
+    package = importlib.util.find_spec(weights.DEMO_PACKAGE).submodule_search_locations[0]
     s = subject.settings
     task = {
         "gguf": str(next(Path(package).glob("*.gguf"))),

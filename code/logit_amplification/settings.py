@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -28,6 +29,7 @@ from .errors import BadInput
 from .locations import DEMO, MISTRAL, ROOT, data_folder, shipped_file, visualizations_folder
 from .logits.vocabulary import ARM_NAMES, LIST_ARMS, WHOLE_ARMS
 
+MEMORY = re.compile(r"(\d+|cpu|mps)=\d+(\.\d+)?[KMGT]i?B")  # as accelerate reads sizes
 CONTROL_NAMES = ("swapped", "shuffled", "paraphrase")
 # The project's .env first, then the one of the current folder: the later wins.
 ENV_FILES = (ROOT / ".env", Path(".env"))
@@ -84,8 +86,16 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _knob(
         "auto", "number format of weights and activations", "auto, float32, bfloat16 or float16"
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = _knob(
-        "auto", "where the model runs", "auto, cpu, cuda or mps"
+    device: Literal["auto", "cpu", "cuda", "mps", "split"] = _knob(
+        "auto",
+        "where the model runs",
+        "auto, cpu, cuda, mps, or split: over all GPUs, then main memory, then the disk",
+    )
+    max_memory: str = _knob(
+        "",
+        "with DEVICE=split, the most that weights take on each device",
+        "devices and sizes separated by commas, as in 0=20GB,1=20GB,cpu=60GB; without it, what is "
+        "free",
     )
     adapter: str = _knob(
         "",
@@ -241,6 +251,13 @@ class Settings(BaseSettings):
         if slots != "auto" and not 1 <= slots <= 4096:
             raise ValueError("out of range")
         return slots
+
+    @field_validator("max_memory")
+    @classmethod
+    def _devices_and_sizes(cls, given: str) -> str:
+        if given and not all(MEMORY.fullmatch(part.strip()) for part in given.split(",")):
+            raise ValueError("not a device and a size")
+        return given
 
     @field_validator("vllm_options")
     @classmethod

@@ -120,12 +120,13 @@ def watching_attention() -> Iterator[list[int | None]]:
 
 
 class LayerShape(NamedTuple):
-    """What one layer keeps of a token: keys (heads, key width) and values (heads, value width)."""
+    """What a layer keeps of a token: keys (heads, key width), values (heads, value width)."""
 
     heads: int
     key_width: int
     value_width: int
     sliding_window: int | None
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,8 @@ def cache_layout(model: Any) -> list[LayerShape]:
                 "values of every token: it cannot be decoded in slots, and is refused"
             )
         window = getattr(layer, "sliding_window", None)
-        shapes.append(LayerShape(keys.shape[1], keys.shape[3], values.shape[3], window))
+        sizes = keys.shape[1], keys.shape[3], values.shape[3]
+        shapes.append(LayerShape(*sizes, window, keys.device))
     return shapes
 
 
@@ -195,8 +197,9 @@ class SlotLayer(CacheLayerMixin):
     def __init__(self, positions: Tensor, shape: LayerShape, longest: int, dtype: torch.dtype):
         super().__init__()
         self.positions = positions
-        self.rows = torch.arange(len(positions), device=positions.device)
-        options = {"dtype": dtype, "device": positions.device}
+        # A layer of a model that is split over devices may be on another one than its input.
+        options = {"dtype": dtype, "device": shape.device}
+        self.rows = torch.arange(len(positions), device=shape.device)
         size = (len(positions), shape.heads, longest)
         self.keys = torch.zeros(*size, shape.key_width, **options)
         self.values = torch.zeros(*size, shape.value_width, **options)
@@ -209,7 +212,7 @@ class SlotLayer(CacheLayerMixin):
     def update(self, key_states, value_states, *args, **kwargs):
         """Write one token per row at its position; return all keys and values of those rows."""
         fed = len(key_states)  # the first rows
-        rows, positions = self.rows[:fed], self.positions[:fed]
+        rows, positions = self.rows[:fed], self.positions[:fed].to(self.keys.device)
         self.keys[rows, :, positions] = key_states[:, :, 0]
         self.values[rows, :, positions] = value_states[:, :, 0]
         return self.keys[:fed], self.values[:fed]

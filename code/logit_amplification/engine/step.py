@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache
 
 from ..errors import BadInput
 from ..models.adapters import gate_of
+from ..models.devices import is_split
 from ..models.sizes import STEP, round_up
 from .cache import Prefix, SlotLayer, attending, cache_layout
 from .cpu.compiled import CompiledCache, can_compile, compiled_copy, has_compiler
@@ -93,7 +94,8 @@ class Rows:
         compiled = kind == "compiled"
         self.attention = "slots_compiled" if compiled else "slots"
         self.cache = CompiledCache(self.layers) if compiled else Cache(self.layers)
-        self.uncaptured = model.device.type in CAPTURED  # until the first step
+        # Until the first step. Weights that move between devices cannot be captured.
+        self.uncaptured = model.device.type in CAPTURED and not is_split(model)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.fed = rows  # how many take part in a step
         self.fewer = fewer_rows(rows) if can_be_fewer(model, kind) else []

@@ -15,7 +15,14 @@ from . import hardware
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called `name`; `auto` is the GPU if there is one."""
+    """Return the device called `name`; `auto` is the GPU if there is one.
+
+    For `split`, the one that the first layers are on.
+    """
+    if name == "split":
+        if int(os.environ.get("LOCAL_WORLD_SIZE") or 1) > 1:
+            raise BadInput("DEVICE = 'split' with several processes on a machine; allowed: auto")
+        name = "auto"
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -55,6 +62,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if device.type == "mps":
         return torch.bfloat16 if mps_has_bfloat16() else torch.float16
     return getattr(torch, hardware.cpu_dtype())
+
+
+def is_split(model: Any) -> bool:
+    """Whether a model's weights are on several devices, or on the disk."""
+    places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
+    return len(places) > 1 or "disk" in places
 
 
 def mps_has_bfloat16() -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..errors import BadInput
-from ..locations import DEMO, MISTRAL
+from ..locations import DEMO, MISTRAL, cache_folder
 from ..progress import Bar
 from ..settings import Settings
 from . import hardware, hub, sizes
@@ -134,6 +134,11 @@ def _refuse_what_vllm_has_not(spec: ModelSpec, is_adapter: bool) -> None:
                 f"{setting.upper()} = {name!r}: vLLM's process has the weights of one model; "
                 "allowed with ENGINE = vllm: ADAPTER"
             )
+    if spec.device == "split":
+        raise BadInput(
+            "DEVICE = 'split'; allowed with ENGINE = vllm: auto, and tensor_parallel_size in "
+            "VLLM_OPTIONS"
+        )
     if spec.quantization != "none":
         raise BadInput(
             f"QUANTIZATION = {spec.quantization!r}; allowed with ENGINE = vllm: none, and models "
@@ -219,7 +224,7 @@ def _load(spec: ModelSpec) -> LoadedModel:
                     model = AutoModelForCausalLM.from_pretrained(
                         folder,
                         dtype=dtype,
-                        device_map={"": device},
+                        **placed(spec, device),
                         quantization_config=quantization_config(spec.quantization, dtype),
                         use_safetensors=True,
                     )
@@ -253,6 +258,17 @@ def _load(spec: ModelSpec) -> LoadedModel:
         info=info,
         folder=folder,
     )
+
+
+def placed(spec: ModelSpec, device: torch.device) -> dict[str, Any]:
+    """Return where transformers is to put the weights: on one device, or as accelerate plans it."""
+    if spec.device != "split":
+        return {"device_map": {"": device}}
+    return {
+        "device_map": "auto",
+        "max_memory": spec.memory,
+        "offload_folder": cache_folder() / "offload",
+    }
 
 
 def _without_weights(folder: Path, dtype: torch.dtype) -> Any:
@@ -307,7 +323,7 @@ def refuse_what_cannot_fit(
         }
     except (ValueError, KeyError, TypeError):  # a size that cannot be estimated
         return
-    if weights[spec.quantization] > memory:
+    if weights[spec.quantization] > memory and spec.device != "split":
         fitting = [name for name, size in weights.items() if size < memory]
         raise BadInput(
             f"QUANTIZATION = {spec.quantization!r}: the weights of {spec.model!r} take "

@@ -405,13 +405,16 @@ def precisions(
     beside = [model_config(other) for other in plan.others]
     if None in beside:
         return
-    places = [(gpu.kind, gpu.memory, gpu.dtype) for gpu in gpus[:1]]
-    places.append(("cpu", held, hardware.cpu_dtype()))
-    for kind, memory, native in places:
-        if plan.device in ("auto", kind):
+    places = [(gpu.kind, gpu.memory.free, gpu.dtype, QUANTIZATIONS) for gpu in gpus[:1]]
+    places.append(("cpu", held.free, hardware.cpu_dtype(), QUANTIZATIONS))
+    # Over all of them; what is left goes to the disk, which is not counted. Only whole weights can.
+    together = held.free + sum(gpu.memory.free for gpu in gpus)
+    places.append(("split", together, places[0][2], ("none",)))
+    for kind, free, native, quantizations in places:
+        if plan.device == kind or (plan.device == "auto" and (kind != "split" or len(gpus) > 1)):
             dtype = native if plan.dtype == "auto" else plan.dtype
-            for quantization in QUANTIZATIONS:
-                yield option(plan, [config, *beside], kind, memory.free, quantization, dtype)
+            for quantization in quantizations:
+                yield option(plan, [config, *beside], kind, free, quantization, dtype)
 
 
 def option(
@@ -466,7 +469,8 @@ def _fit(
             "FAIL",
             name,
             f"no: {least.quantization} on {least.device} needs {gigabytes(least.needed)} and "
-            f"{gigabytes(least.free)} are free; close programs, or use a larger machine",
+            f"{gigabytes(least.free)} are free; close programs, use a larger machine, or "
+            "DEVICE=split, which keeps on the disk what does not fit, and is slow",
         )
     if not chosen.fits:
         asked = f"QUANTIZATION={chosen.quantization} does not fit on {chosen.device}"

@@ -11,7 +11,7 @@ from typing import Any
 
 STEP = 32  # the memory of a row is a multiple of so many positions
 # More did not pay on two cores (docs/LOG.md). A GPU's number is a guess: none was at hand.
-MOST_AUTO_SLOTS = {"cpu": 48, "cuda": 128, "mps": 48}
+MOST_AUTO_SLOTS = {"cpu": 48, "cuda": 128, "mps": 48, "split": 48}
 # Rows of float32 logits that a slot takes at the busiest moment of a step: A, B, the model's own
 # output, the amplified row, the rule's difference, the sampler's and the measures' copies.
 LOGITS_ROWS = 12

@@ -11,7 +11,8 @@ from ..locations import DEMO
 from ..settings import Settings
 
 CHOICES = ("quantization", "dtype", "device", "engine")
-OTHERS = ("adapter", "model_b", "model_base")  # "" where there is none
+OTHERS = ("adapter", "model_b", "model_base")
+MAY_BE_EMPTY = (*OTHERS, "max_memory")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class ModelSpec:
     model_b: str = ""
     model_base: str = ""
     engine: str = "torch"
+    max_memory: str = ""
 
     def __post_init__(self):
         usual = "none" if self.model == DEMO else "8bit"
@@ -39,10 +41,26 @@ class ModelSpec:
         for name in (field.name for field in fields(self)):
             value, setting = getattr(self, name), Settings.model_fields[name]
             known = get_args(setting.annotation) if name in CHOICES else None
-            missing = not value and name not in OTHERS
+            missing = not value and name not in MAY_BE_EMPTY
             if not isinstance(value, str) or missing or (known and value not in known):
                 allowed = setting.json_schema_extra["allowed"]
                 raise BadInput(f"{name.upper()} = {value!r:.60}; allowed: {allowed}")
+        if self.device == "split" and self.adapter:
+            raise BadInput(
+                f"ADAPTER = {self.adapter!r:.60} with DEVICE = split; allowed with it: auto, cpu, "
+                "cuda, mps"
+            )
+        if self.max_memory and self.device != "split":
+            raise BadInput(
+                f"MAX_MEMORY = {self.max_memory!r:.60} with DEVICE = {self.device}; allowed with "
+                "it: split"
+            )
+
+    @property
+    def memory(self) -> dict[int | str, str] | None:
+        """`max_memory` as accelerate takes it; None: what is free."""
+        parts = (part.split("=") for part in self.max_memory.replace(" ", "").split(",") if part)
+        return {int(n) if n.isdigit() else n: size for n, size in parts} or None
 
 
 def model_spec(model: Any, **choices: str | None) -> ModelSpec:
@@ -65,5 +83,5 @@ def other_spec(spec: ModelSpec, name: str) -> ModelSpec:
     """Return the spec of MODEL_B or MODEL_BASE: `ID`, or `ID@REVISION`, loaded as the model is."""
     folder = Path(name).expanduser().is_dir()  # whose name may have an @
     model, _, revision = (name, "", "") if folder else name.partition("@")
-    choices = {choice: getattr(spec, choice) for choice in CHOICES}
+    choices = {choice: getattr(spec, choice) for choice in (*CHOICES, "max_memory")}
     return ModelSpec(model, revision or "auto", **choices)

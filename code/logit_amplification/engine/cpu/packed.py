@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...models import hardware
 from ...models.adapters import sharing
+from ...models.devices import is_split
 from ..cache import is_exchangeable
 
 # Of the machine's memory: what weights and their copy may take. Not of what is free just now, for
@@ -24,7 +25,7 @@ SHARE_OF_MEMORY = 0.5
 
 def can_pack(model: Any) -> bool:
     """Whether oneDNN multiplies by this model's weights, and memory has room for a second copy."""
-    if model.device.type != "cpu" or getattr(model, "is_quantized", False):
+    if model.device.type != "cpu" or getattr(model, "is_quantized", False) or is_split(model):
         return False
     if not torch.backends.mkldnn.is_available() or not _multiplies(model.dtype):
         return False
