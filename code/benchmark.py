@@ -24,13 +24,15 @@ from benchmarks.growth import alphas, large, length, one_size, start, width
 from benchmarks.inspect_peers import inspect
 from benchmarks.mistral_shape import machines, shape, true_size
 from benchmarks.results import Row, keep, table
-from benchmarks.speed import limit, peers, profile
+from benchmarks.scale import claims, merge, merging, ranks
+from benchmarks.speed import limit, peers, profile, vllm
 from logit_amplification.errors import BadInput
 
 MEASUREMENTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     measure.__name__: measure
     for measure in (
         peers,
+        vllm,
         limit,
         width,
         alphas,
@@ -38,6 +40,9 @@ MEASUREMENTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
         start,
         adapters,
         inspect,
+        ranks,
+        claims,
+        merging,
         neighbours,
         large,
         coupling,
@@ -48,7 +53,11 @@ MEASUREMENTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
         machines,
     )
 }
-IN_A_PROCESS = {"one-size": one_size, "true-size": true_size}  # what these start, each alone
+IN_A_PROCESS = {
+    "one-size": one_size,
+    "true-size": true_size,
+    "merge": merge,
+}  # what these start, each alone
 
 
 def main(flags: list[str]) -> int:

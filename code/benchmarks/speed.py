@@ -9,7 +9,7 @@ import random
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from logit_amplification.engine.cache import attending
 from logit_amplification.engine.cpu.packed import PackedLinear
 from logit_amplification.engine.forward import cached_forward, profile_text
 from logit_amplification.engine.interface import Cell, Generation
+from logit_amplification.engine.vllm.engine import VllmEngine
 from logit_amplification.errors import BadInput
 from logit_amplification.logits import alpha_profile
 from logit_amplification.logits.amplification import amplify
@@ -32,6 +33,7 @@ from .results import Row
 from .subject import Subject, fill_slots, formats, in_turns, load_subject, ratio, spread
 
 STEPS = 40
+SOME = 192  # cells of the default sweep, the first ones: four times as many as there are slots
 
 
 # ------------------------------------------------------------------------------------------- peers
@@ -44,8 +46,8 @@ def peers(options: argparse.Namespace) -> list[Row]:
         subject = load_subject(dtype)
         some = [random.Random(n).sample(subject.cells, options.cells) for n in range(99)]
         runs = {
-            "this engine, every pair and alpha, all measures": lambda n, s=subject: (
-                tokens_per_second(s.generate(s.cells))
+            "this engine, all measures": lambda n, s=subject: tokens_per_second(
+                s.generate(s.cells[:SOME])
             ),
             "transformers, DynamicCache, left-padded batch of 48 cells": (
                 lambda n, s=subject: tokens_per_second(generate_batched(s, s.cells[:48], 48))
@@ -68,6 +70,44 @@ def peers(options: argparse.Namespace) -> list[Row]:
             for name, rates in found.items()
         ]
     return rows
+
+
+def vllm(options: argparse.Namespace) -> list[Row]:
+    """Amplified tokens per second: our engine, and vLLM in its place, on the same cells."""
+    rows = []
+    for dtype in formats():
+        subject = load_subject(dtype)
+        cells = subject.cells[:SOME]
+        with closing(vllm_beside(subject)) as engine:
+            runs = {
+                "our own": lambda n, s=subject, c=cells: tokens_per_second(s.generate(c)),
+                "vLLM": lambda n, s=subject, c=cells, e=engine: tokens_per_second(
+                    e.generate(c, s.contrasts, s.request)
+                ),
+            }
+            found = in_turns(runs, options.repeats)
+        rows += [
+            {
+                "precision": dtype,
+                "engine": name,
+                "tokens/s": spread(rates),
+                "times our own": ratio(rates, found["our own"]),
+            }
+            for name, rates in found.items()
+        ]
+    return rows
+
+
+def vllm_beside(subject: Subject) -> VllmEngine:
+    """VLLM with the demo model, loaded, and as many cells side by side as our engine has."""
+    longest = max(len(ids) for contexts in subject.contexts.values() for ids in contexts)
+    return VllmEngine(
+        subject.loaded.folder,
+        python=subject.settings.vllm_python,
+        dtype=subject.loaded.info["dtype"],
+        slots=sizes.MOST_AUTO_SLOTS["cpu"],
+        longest=longest + subject.settings.max_new_tokens,
+    )
 
 
 def tokens_per_second(generations: Iterator[Generation | list[int]]) -> float:

@@ -42,8 +42,13 @@ class Subject:
         """Run the engine as the sweep runs it."""
         slots = changed.pop("slots", sizes.MOST_AUTO_SLOTS["cpu"])
         step = changed.pop("step", "auto")
-        request = replace(Request.of(self.settings, self.loaded.stop_ids), **changed)
+        request = replace(self.request, **changed)
         return BatchedEngine(self.model, slots, step=step).generate(cells, self.contrasts, request)
+
+    @property
+    def request(self) -> Request:
+        """What the sweep asks of an engine."""
+        return Request.of(self.settings, self.loaded.stop_ids)
 
     @property
     def contrasts(self) -> dict[str, Contrast]:

@@ -9,7 +9,7 @@ import torch
 
 import benchmark
 from adapters import save_adapter
-from benchmarks import adapters, exactness, gpu, inspect_peers, mistral_shape, results, speed
+from benchmarks import adapters, exactness, gpu, inspect_peers, mistral_shape, results, scale, speed
 from benchmarks.subject import Subject
 from decoding import TINY_CONTEXTS
 from logit_amplification.engine.interface import Cell
@@ -151,7 +151,7 @@ def test_divergence_is_zero_for_the_same_and_counts_other_favourites():
 
 def test_an_unknown_measurement_is_one_line(capsys):
     assert benchmark.main(["speed"]) == 2
-    assert "no measurement 'speed'; allowed: peers, limit" in capsys.readouterr().out
+    assert "no measurement 'speed'; allowed: peers, vllm, limit" in capsys.readouterr().out
 
 
 def test_the_pages_show_the_figures_that_were_measured():
@@ -188,3 +188,10 @@ def test_an_evaluation_runs_with_every_provider(monkeypatch):
     for model in models.values():
         model.api.close()
     assert counts[inspect_peers.HF] == counts[inspect_peers.ALONE] == 12
+
+
+def test_sharing_and_merging_are_measured_on_whole_runs(tmp_path):
+    """Small, to see that it runs: every cell is claimed once, and found again."""
+    assert scale.claim_all(tmp_path, cells=200, processes=3) > 0
+    made = scale.merge(argparse.Namespace(cells=700, slots=4))
+    assert made["cells"] == 700 and float(made["reading, s"]) >= 0

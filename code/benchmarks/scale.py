@@ -1,0 +1,172 @@
+"""Many processes and many cells: what sharing a sweep costs, and what merging it takes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zlib
+from pathlib import Path
+
+from logit_amplification.errors import BadInput
+from logit_amplification.locations import ROOT
+from logit_amplification.records.claims import Claims
+from logit_amplification.records.files import read_results
+from logit_amplification.records.journal import HEAD, Journal
+from logit_amplification.sweeps.sharing import CELLS_OF_A_PIECE
+
+from .results import Row
+from .subject import formats, in_a_process, in_turns, ratio, spread
+
+# Processes, and the processor threads of each.
+SHARES = ((1, 2), (1, 1), (2, 1))
+SIZES = ((10_000, 4), (100_000, 32), (1_000_000, 256))  # cells, processes
+
+
+# ------------------------------------------------------------------------------------------- ranks
+
+
+def ranks(options: argparse.Namespace) -> list[Row]:
+    """Cells per second of one sweep, by the number of processes that share it."""
+    dtype = formats()[0]
+    runs = {share: lambda n, s=share: cells_per_second(*s, dtype) for share in SHARES}
+    found = in_turns(runs, options.repeats)
+    first = found[SHARES[0]]
+    return [
+        {
+            "precision": dtype,
+            "processes": count,
+            "threads of each": threads,
+            "cells/s": spread(found[count, threads]),
+            "times one process with both cores": ratio(found[count, threads], first),
+        }
+        for count, threads in SHARES
+    ]
+
+
+def cells_per_second(count: int, threads: int, dtype: str) -> float:
+    """Sweep the demo model with so many processes; loading it is not counted."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}"),
+                *("code/logit_diff_mistral.py", "--model=demo", f"--dtype={dtype}"),
+                *("--alphas=0,1,2", "--max-new-tokens=32", "--samples=4", "--step=packed"),
+                *(f"--data-dir={folder}", f"--visualizations-dir={folder}"),
+            ],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise BadInput(f"the sweep ended with {done.returncode}: {done.stderr[-300:]}")
+        told = json.loads((Path(folder) / "experiment_metadata.json").read_text("utf-8"))
+    return told["generations"]["made_in_this_call"] / told["throughput"]["seconds"]
+
+
+# ------------------------------------------------------------------------------------------ claims
+
+
+def claims(options: argparse.Namespace) -> list[Row]:
+    """Claiming alone: cells that take no time, and processes that are threads of this one."""
+    rows = []
+    for cells, processes in SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = claim_all(Path(folder), cells, processes)
+        pieces = -(-cells // CELLS_OF_A_PIECE)
+        rows.append(
+            {
+                "cells": cells,
+                "processes": processes,
+                "pieces": pieces,
+                "seconds in all": f"{seconds:.1f}",
+                "ms per piece": f"{1e3 * seconds / pieces:.2f}",
+            }
+        )
+        print(f"  {rows[-1]}", flush=True)
+    return rows
+
+
+def claim_all(folder: Path, cells: int, processes: int) -> float:
+    """Return how long so many processes take to claim and finish every piece."""
+    numbers = range(cells)
+    pieces = [
+        numbers[first : first + CELLS_OF_A_PIECE] for first in range(0, cells, CELLS_OF_A_PIECE)
+    ]
+
+    def work(number: int) -> None:
+        share = Claims(folder, str(number), pieces, start=number * len(pieces) // processes)
+        with share.alive():
+            for cell in share.items():
+                share.finished(cell, tokens=1)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(processes)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if missing := len(pieces) - len(list(folder.glob("*.done"))):
+        raise BadInput(f"{missing} pieces were not finished")
+    return time.perf_counter() - started
+
+
+# ----------------------------------------------------------------------------------------- merging
+
+
+def merging(options: argparse.Namespace) -> list[Row]:
+    """Reading the journals of all processes as one run, generations of 100 tokens."""
+    return [
+        in_a_process("merge", f"--cells={cells}", f"--slots={processes}")
+        for cells, processes in SIZES
+    ]
+
+
+def merge(options: argparse.Namespace) -> Row:
+    """Write a journal of so many cells by so many processes, and read it; in this process."""
+    count, processes = options.cells, options.slots
+    _, records = read_results(ROOT / "data" / "example")
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder), "merged")
+        journal.folder.mkdir(parents=True)
+        size = write_shares(journal, records, count, processes)
+        started = time.perf_counter()
+        found = len(journal.read())
+        seconds = time.perf_counter() - started
+    if found != count:
+        raise BadInput(f"{found} of {count} cells were found")
+    return {
+        "cells": count,
+        "processes": processes,
+        "journal, GB": f"{size / 1e9:.2f}",
+        "reading, s": f"{seconds:.1f}",
+        "peak memory, GB": f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f}",
+    }
+
+
+def write_shares(journal: Journal, records: list[Row], count: int, processes: int) -> int:
+    """Write the records of the committed run over and over as other samples; return the bytes.
+
+    The journal's own writer waits for the disk after each, which is not what is measured.
+    """
+    sample, size = '"sample":%d,', 0
+    lines = [
+        json.dumps({"generation": record | {"sample": 0}}, separators=(",", ":"))
+        .replace(sample % 0, "\0", 1)
+        .split("\0")
+        for record in records
+    ]
+    for writer in range(processes):
+        with (journal.folder / f"{writer}.jsonl").open("wb") as file:
+            for cell in range(writer, count, processes):
+                before, behind = lines[cell % len(lines)]
+                body = (before + sample % (cell // len(lines)) + behind).encode()[1:]
+                size += file.write(HEAD % zlib.crc32(body) + body + b"\n")
+    return size
