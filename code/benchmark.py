@@ -24,7 +24,7 @@ from benchmarks.growth import alphas, large, length, one_size, start, width
 from benchmarks.inspect_peers import inspect
 from benchmarks.mistral_shape import machines, shape, true_size
 from benchmarks.results import Row, keep, table
-from benchmarks.scale import claims, merge, merging, ranks
+from benchmarks.scale import claims, merge, merging, plans, ranks
 from benchmarks.speed import limit, peers, profile, vllm
 from logit_amplification.errors import BadInput
 
@@ -51,6 +51,7 @@ MEASUREMENTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
         gpu,
         profile,
         machines,
+        plans,
     )
 }
 IN_A_PROCESS = {

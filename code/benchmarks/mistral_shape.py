@@ -238,22 +238,13 @@ def machines(options: argparse.Namespace) -> list[Row]:
     The time is that of reading weights, keys and values once per step, or of multiplying them, if
     that is longer: no program is faster. Unpacking 8- or 4-bit weights comes on top.
     """
-    plan = readiness.check_machine(readiness.MISTRAL).plan
     cells = len(read_pairs()) * len({0.0, *Settings.model_fields["alphas"].default})
     rows = []
-    multiplied = 2 * sizes.parameters(sizes.MISTRAL_7B)["linear"]  # operations per row
-    for name, device, free, speed, flops in MACHINES:
-        found = [
-            readiness.option(plan, [sizes.MISTRAL_7B], device, int(free), quantization, "bfloat16")
-            for quantization in readiness.QUANTIZATIONS
-        ]
-        best = next(option for option in found if option.fits)
-        steps = -(-cells // best.slots) * readiness.NEW_TOKENS
-        read, rows_each = best.weights + best.keys_and_values, 2 * best.slots
-        seconds = steps * max(read / speed, rows_each * multiplied / flops)
+    for machine in MACHINES:
+        best, seconds = least_seconds(machine, cells)
         rows.append(
             {
-                "machine": name,
+                "machine": machine[0],
                 "set": f"`QUANTIZATION={best.quantization}`",
                 "weights, GB": f"{best.weights / 1e9:.1f}",
                 "slots": best.slots,
@@ -262,3 +253,18 @@ def machines(options: argparse.Namespace) -> list[Row]:
             }
         )
     return rows
+
+
+def least_seconds(machine: tuple, cells: int) -> tuple[readiness.Option, float]:
+    """Return what is recommended for Mistral 7B on a machine, and the least time of a sweep."""
+    _, device, free, speed, flops = machine
+    plan = readiness.check_machine(readiness.MISTRAL).plan
+    found = [
+        readiness.option(plan, [sizes.MISTRAL_7B], device, int(free), quantization, "bfloat16")
+        for quantization in readiness.QUANTIZATIONS
+    ]
+    best = next(option for option in found if option.fits)
+    steps = -(-cells // best.slots) * readiness.NEW_TOKENS
+    multiplied = 2 * sizes.parameters(sizes.MISTRAL_7B)["linear"]  # operations per row
+    read, rows_each = best.weights + best.keys_and_values, 2 * best.slots
+    return best, steps * max(read / speed, rows_each * multiplied / flops)

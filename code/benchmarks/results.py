@@ -17,7 +17,11 @@ from logit_amplification.locations import ROOT
 
 RESULTS = ROOT / "docs" / "performance.json"
 
-DOCUMENTS = (ROOT / "docs" / "PERFORMANCE.md", ROOT / "README.md")
+DOCUMENTS = (
+    *(ROOT / "docs" / name for name in ("PERFORMANCE.md", "SCALE.md")),
+    ROOT / "README.md",
+)
+ON_PAPER = ("machines", "plans")
 
 Row = dict[str, Any]
 
@@ -33,7 +37,7 @@ def keep(name: str, rows: list[Row]) -> None:
     )
     results[name] = {
         "measured": time.strftime("%Y-%m-%d"),
-        "machine": "estimated, not measured" if name == "machines" else measured_on,
+        "machine": "estimated, not measured" if name in ON_PAPER else measured_on,
         "rows": rows,
     }
     RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")

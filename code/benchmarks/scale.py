@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import zlib
 from pathlib import Path
@@ -21,11 +20,13 @@ from logit_amplification.records.files import read_results
 from logit_amplification.records.journal import HEAD, Journal
 from logit_amplification.sweeps.sharing import CELLS_OF_A_PIECE
 
-from .results import Row
+from .mistral_shape import MACHINES, least_seconds
+from .results import RESULTS, Row, read_system
 from .subject import formats, in_a_process, in_turns, ratio, spread
 
 # Processes, and the processor threads of each.
 SHARES = ((1, 2), (1, 1), (2, 1))
+PLANNED = (10**4, 10**6, 10**8)  # generations
 SIZES = ((10_000, 4), (100_000, 32), (1_000_000, 256))  # cells, processes
 
 
@@ -75,7 +76,7 @@ def cells_per_second(count: int, threads: int, dtype: str) -> float:
 
 
 def claims(options: argparse.Namespace) -> list[Row]:
-    """Claiming alone: cells that take no time, and processes that are threads of this one."""
+    """Claiming alone: cells that take no time, and processes that take turns in this one."""
     rows = []
     for cells, processes in SIZES:
         with tempfile.TemporaryDirectory() as folder:
@@ -101,21 +102,25 @@ def claim_all(folder: Path, cells: int, processes: int) -> float:
         numbers[first : first + CELLS_OF_A_PIECE] for first in range(0, cells, CELLS_OF_A_PIECE)
     ]
 
-    def work(number: int) -> None:
-        share = Claims(folder, str(number), pieces, start=number * len(pieces) // processes)
-        with share.alive():
-            for cell in share.items():
-                share.finished(cell, tokens=1)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(processes)]
-    started = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    shares = [
+        Claims(folder, str(number), pieces, start=number * len(pieces) // processes)
+        for number in range(processes)
+    ]
+    started, working = time.perf_counter(), shares
+    while working:
+        still = []
+        for share in working:
+            if (piece := share.claim()) is not None:
+                share.begin(piece)
+                for cell in pieces[piece]:
+                    share.finished(cell, tokens=1)
+            if share.unfinished:
+                still.append(share)
+        working = still
+    seconds = time.perf_counter() - started
     if missing := len(pieces) - len(list(folder.glob("*.done"))):
         raise BadInput(f"{missing} pieces were not finished")
-    return time.perf_counter() - started
+    return seconds
 
 
 # ----------------------------------------------------------------------------------------- merging
@@ -140,6 +145,10 @@ def merge(options: argparse.Namespace) -> Row:
         started = time.perf_counter()
         found = len(journal.read())
         seconds = time.perf_counter() - started
+    # Of this program alone: getrusage's includes that of the process which has started it.
+    (peak,) = (
+        int(kb) / 1e6 for kb in re.findall(r"VmHWM:\s+(\d+)", read_system("/proc/self/status"))
+    )
     if found != count:
         raise BadInput(f"{found} of {count} cells were found")
     return {
@@ -147,7 +156,7 @@ def merge(options: argparse.Namespace) -> Row:
         "processes": processes,
         "journal, GB": f"{size / 1e9:.2f}",
         "reading, s": f"{seconds:.1f}",
-        "peak memory, GB": f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f}",
+        "peak memory, GB": f"{peak:.2f}",
     }
 
 
@@ -170,3 +179,27 @@ def write_shares(journal: Journal, records: list[Row], count: int, processes: in
                 body = (before + sample % (cell // len(lines)) + behind).encode()[1:]
                 size += file.write(HEAD % zlib.crc32(body) + body + b"\n")
     return size
+
+
+# ------------------------------------------------------------------------------------------- plans
+
+
+def plans(options: argparse.Namespace) -> list[Row]:
+    """Mistral 7B on paper: the least hours on GPUs that share a sweep, and the journal's size."""
+    merged = json.loads(RESULTS.read_text("utf-8"))["merging"]["rows"][-1]
+    bytes_each = 1e9 * float(merged["journal, GB"]) / merged["cells"]
+    gpus = [machine for machine in MACHINES if machine[1] == "cuda"][1:]
+    rows = []
+    for count in PLANNED:
+        size = (
+            f"{count * bytes_each / 1e9:,.0f}"
+            if count > 10**5
+            else f"{count * bytes_each / 1e9:.2f}"
+        )
+        row = {"generations": f"10^{len(str(count)) - 1}", "journal, GB": size}
+        for machine in gpus:
+            for number in (1, 8):
+                hours = least_seconds(machine, count)[1] / number / 3600
+                row[f"{number} x {machine[0]}, hours"] = f"{float(f'{hours:.2g}'):g}"
+        rows.append(row)
+    return rows

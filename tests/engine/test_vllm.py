@@ -120,14 +120,17 @@ def test_what_ends_an_answer_is_ours_to_say(engine, demo, contexts):
     assert "error" not in reasons[:-1]
 
 
-def test_a_rule_that_fails_is_told_and_the_next_sweep_begins_anew(demo, contexts):
+def test_a_rule_that_fails_is_told(engine, demo, contexts):
+    """The last with this engine: it ends vLLM's process, and what follows is told so."""
+
     def wrong(logits_a, logits_b, alpha):
         return logits_a[:, :10]
 
-    own = started(demo_folder()[0])
+    cells = [Cell(NAMES[0], 1.0, 0)]
     with pytest.raises(BadInput, match="ENGINE = vllm: the rule returned"):
-        made(own, [Cell(NAMES[0], 1.0, 0)], contexts, request(demo, rule=wrong))
-    own.close()
+        made(engine, cells, contexts, request(demo, rule=wrong))
+    with pytest.raises(BadInput, match="ENGINE = vllm: its process has ended"):
+        made(engine, cells, contexts, request(demo))
 
 
 TIGHT = {

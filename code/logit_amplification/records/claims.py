@@ -26,7 +26,8 @@ from ..errors import BadInput
 BEAT_SECONDS = 2.0
 # Twice as long as Linux may keep what it has read of a file on NFS (acregmax).
 LAPSE_SECONDS = 120.0
-LOOK_SECONDS = 1.0  # between two looks at what the others have left
+LOOK_SECONDS = 1.0  # between two looks at what the others have left, at least
+LOOKING_SHARE = 20  # and this many times as long as the last one took
 
 
 class Made(NamedTuple):
@@ -79,6 +80,7 @@ class Claims:
         numbers = range(len(pieces))
         self.untried = iter([*numbers[start:], *numbers[:start]])
         self.unfinished = dict.fromkeys(numbers, 0)  # by piece: the last turn that is known
+        self.taken: set[int] = set()  # as far as is known: by others, or by this process
         self.in_hand: dict[Hashable, int] = {}  # what is being made: its piece
         self.left: dict[int, int] = {}  # how many items a piece in hand still lacks
         self.signs: dict[str, tuple[str, float]] = {}  # of life: the last, and since when
@@ -93,10 +95,9 @@ class Claims:
         while it waits for others; what it raises ends the wait.
         """
         while True:
-            piece = self._next()
+            piece = self.claim()
             if piece is not None:
-                self.in_hand |= dict.fromkeys(self.pieces[piece], piece)
-                self.left[piece] = len(self.pieces[piece])
+                self.begin(piece)
                 yield from self.pieces[piece]
             elif not self.unfinished and not self.in_hand:
                 return
@@ -105,6 +106,11 @@ class Claims:
             else:
                 look()
                 time.sleep(min(0.1, LOOK_SECONDS))
+
+    def begin(self, piece: int) -> None:
+        """Take a piece that was claimed in hand: all of its items are to be made here."""
+        self.in_hand |= dict.fromkeys(self.pieces[piece], piece)
+        self.left[piece] = len(self.pieces[piece])
 
     def finished(self, item: Hashable, tokens: int) -> None:
         """Note that an item is made and safe on the disk."""
@@ -143,26 +149,45 @@ class Claims:
 
     # ------------------------------------------------------------------------------------ claiming
 
-    def _next(self) -> int | None:
+    def claim(self) -> int | None:
         """Claim a piece that nobody has, or one that its process has left; None: not now."""
         for piece in self.untried:
+            if piece in self.taken:
+                continue
             if self._is_claimed_now(piece, 0):
                 return piece
-        if self.clock() < self.next_look:
+            self._look()  # where one is taken its neighbours are too: a list of all is cheaper
+        if not self._look():
             return None
-        self.next_look = self.clock() + LOOK_SECONDS
-        if not self.folder.exists():  # the first process has deleted it: all is finished
-            self.unfinished.clear()
         return next(filter(self._is_taken_over, list(self.unfinished)), None)
+
+    def _look(self) -> bool:
+        """Learn which pieces are taken and which are finished, now and then; return whether now."""
+        if self.clock() < self.next_look:
+            return False
+        began = self.clock()
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:  # the first process has deleted it: all is finished
+            self.unfinished.clear()
+            return True
+        for name in names:
+            piece, _, kind = name.partition(".")
+            if kind == "done":
+                self.unfinished.pop(int(piece), None)
+                self.taken.add(int(piece))
+            elif kind.isdigit():
+                self.taken.add(int(piece))
+                if int(kind) > self.unfinished.get(int(piece), int(kind)):
+                    self.unfinished[int(piece)] = int(kind)
+        # Of a hundred thousand files on a slow disk a look takes seconds: then rarely.
+        took = self.clock() - began
+        self.next_look = self.clock() + max(LOOK_SECONDS, LOOKING_SHARE * took)
+        return True
 
     def _is_taken_over(self, piece: int) -> bool:
         if self.left.get(piece):
             return False
-        if (self.folder / f"{piece}.done").exists():
-            self.unfinished.pop(piece, None)
-            return False
-        while (self.folder / f"{piece}.{self.unfinished[piece] + 1}").exists():
-            self.unfinished[piece] += 1
         turn = self.unfinished[piece]
         return self._is_silent(f"{piece}.{turn}") and self._is_claimed_now(piece, turn + 1)
 
@@ -181,7 +206,7 @@ class Claims:
             self._create(f"{piece}.{turn}")
         except FileExistsError:
             return False
-        except FileNotFoundError:  # all is finished: see `_next`
+        except FileNotFoundError:  # all is finished: see `_look`
             return False
         self.unfinished[piece] = turn
         return True
