@@ -28,13 +28,13 @@ from ...models.adapters import adapter_config
 from ...models.local import read_json
 from ..batched import Pending
 from ..interface import Cell, Contrast, Generation, Request
+from .pairing import FOLDER
 
 # To be raised with every change of this folder that can change a token or a measure.
 VERSION = 1
 PACKAGE = Path(__file__).parents[2]
 BLOCK = 128  # positions: the largest block that vLLM's cache has on a CPU
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
-FOLDER = "LOGIT_AMPLIFICATION_VLLM"
 HOW = "make vllm installs it (docs/SCALE.md)"
 # What a launcher tells the sweep's own process; vLLM would take it for its own.
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -45,6 +45,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # the model is on this machine already
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the first one is what was tested with vLLM itself
 }
 ASKED = """
 import json, sys
@@ -133,6 +134,7 @@ class VllmEngine:
             "enforce_eager": on_cpu,
             "generation_config": "vllm",
             "disable_log_stats": True,
+            "async_scheduling": False,  # a step must know what the last one has drawn
             "seed": 0,
         }
         if on_cpu:  # else vLLM takes nearly all memory that there is
@@ -151,8 +153,8 @@ class VllmEngine:
         self.log = Path(self.scratch.name) / "log"
         self.connection, self.process = self._start()
         atexit.register(self.close)
-        runner = "V2" if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1" else "V1"
-        usual["logits_processors"] = [processor_of(runner)]
+        second = (ENVIRONMENT | os.environ)["VLLM_USE_V2_MODEL_RUNNER"] == "1"
+        usual["logits_processors"] = [processor_of("V2" if second else "V1")]
         adapter = str(Path(adapter).expanduser().resolve()) if adapter else None
         setup = {"options": usual | self.options, "adapter": adapter, "slots": slots}
         self._send(setup)
