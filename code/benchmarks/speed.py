@@ -79,6 +79,7 @@ def vllm(options: argparse.Namespace) -> list[Row]:
         subject = load_subject(dtype)
         cells = subject.cells[:SOME]
         with closing(vllm_beside(subject)) as engine:
+            engine.start()
             runs = {
                 "our own": lambda n, s=subject, c=cells: tokens_per_second(s.generate(c)),
                 "vLLM": lambda n, s=subject, c=cells, e=engine: tokens_per_second(

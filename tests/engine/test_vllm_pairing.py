@@ -323,5 +323,9 @@ def test_a_worker_that_cannot_start_is_told_by_its_last_line(settings_of_vllm):
     found = {"python": list(sys.version_info[:2]), "vllm": "1"}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(engine, "environment_of", lambda python: found)
+        idle = engine.VllmEngine(".", python=python, dtype="float32", slots=2, longest=9)
+        assert list(idle.generate(iter([]), {}, Request(make_sampler(0.0), 0, 4))) == []
+        assert idle.process is None  # a sweep that has everything starts nothing
+        idle.close()
         with pytest.raises(BadInput, match=r"its process has ended \(3\): no such module"):
-            engine.VllmEngine(".", python=python, dtype="float32", slots=2, longest=9)
+            engine.VllmEngine(".", python=python, dtype="float32", slots=2, longest=9).start()

@@ -118,9 +118,9 @@ def sweep(
         with (
             SweepBar(len(missing), settings.max_new_tokens) as bar,
             _told_what_is_kept(bar),
+            _engine(model, settings, loop, step, work["slots"], encoded, bar) as engine,
             sigterm_postponed() as look,
             share.alive(),
-            _engine(model, settings, loop, step, work["slots"], encoded, bar) as engine,
         ):
 
             def stepped(tokens: int = 0) -> None:
@@ -274,7 +274,6 @@ def _engine(
         yield LoopEngine(model.model, loop)
         return
     if settings.engine == "vllm":
-        bar.write("vLLM is starting in a process of its own")
         paraphrases = {pair.pair.id: pair.ids_p for pair in encoded if pair.ids_p}
         if settings.adapter and paraphrases:
             paraphrases = {}
@@ -292,6 +291,7 @@ def _engine(
             adapter=settings.adapter,
             paraphrases=paraphrases,
             options=settings.vllm_arguments,
+            on_start=lambda: bar.write("vLLM is starting in a process of its own"),
         )
         with closing(engine):
             yield engine

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from multiprocessing.connection import Connection, Pipe
@@ -101,12 +101,13 @@ def described(python: Path, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class VllmEngine:
-    """Makes generations in vLLM's process, which lives as long as this object.
+    """Makes generations in vLLM's process, which lives from the first cell until `close`.
 
     folder: with the model's weights. longest: positions that a context and its answer can come to.
     adapter: a folder with a PEFT adapter, for streams that read with the source `model`; the
     others read without it. paraphrases: by a pair's id, what its answers are scored under too
-    (`Generation.nll_p`). options: more arguments of vLLM's class `LLM`.
+    (`Generation.nll_p`). options: more arguments of vLLM's class `LLM`. on_start is called before
+    the process starts, which takes its time.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class VllmEngine:
         adapter: str = "",
         paraphrases: Mapping[str, tuple[int, ...]] | None = None,
         options: Mapping[str, Any] | None = None,
+        on_start: Callable[[], None] = lambda: None,
     ):
         self.slots, self.python, self.options = slots, python, dict(options or {})
         self.paraphrases = dict(paraphrases or {})
@@ -149,15 +151,26 @@ class VllmEngine:
                 "max_loras": 2,
                 "max_lora_rank": _rank(Path(adapter).expanduser()),
             }
-        self.scratch = tempfile.TemporaryDirectory(prefix="logit-amplification-vllm-")
-        self.log = Path(self.scratch.name) / "log"
-        self.connection, self.process = self._start()
-        atexit.register(self.close)
         second = (ENVIRONMENT | os.environ)["VLLM_USE_V2_MODEL_RUNNER"] == "1"
         usual["logits_processors"] = [processor_of("V2" if second else "V1")]
         adapter = str(Path(adapter).expanduser().resolve()) if adapter else None
-        setup = {"options": usual | self.options, "adapter": adapter, "slots": slots}
-        self._send(setup)
+        self.setup = {"options": usual | self.options, "adapter": adapter, "slots": slots}
+        self.on_start = on_start
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        """Start vLLM's process if there is none, and wait until it has loaded the model.
+
+        Raises BadInput when it cannot.
+        """
+        if self.process:
+            return
+        self.on_start()
+        self.scratch = tempfile.TemporaryDirectory(prefix="logit-amplification-vllm-")
+        self.log = Path(self.scratch.name) / "log"
+        self.connection, self.process = self._spawn()
+        atexit.register(self.close)
+        self._send(self.setup)
         self.limits = self._received("ready")
 
     def describe(self) -> dict[str, Any]:
@@ -176,6 +189,9 @@ class VllmEngine:
         Raises BadInput when a pair does not fit into vLLM's limits, and when vLLM fails.
         """
         pending, inside = Pending(cells), 0
+        if not pending:
+            return
+        self.start()
         # Who is told of steps, and what else holds this process's objects, stays here.
         self._send((replace(request, on_step=_nobody), dict(contexts), self.paraphrases))
         kind, ending = "", False
@@ -194,7 +210,10 @@ class VllmEngine:
                 yield told
 
     def close(self) -> None:
-        """End vLLM's process."""
+        """End vLLM's process, if it was started."""
+        if not self.process:
+            return
+        atexit.unregister(self.close)
         self.connection.close()
         try:
             self.process.wait(timeout=10)
@@ -202,7 +221,7 @@ class VllmEngine:
             self.process.kill()
         self.scratch.cleanup()
 
-    def _start(self) -> tuple[Connection, subprocess.Popen]:
+    def _spawn(self) -> tuple[Connection, subprocess.Popen]:
         scratch = Path(self.scratch.name)
         # Only our package is shown to the other Python, not what is installed beside it.
         (scratch / "code").mkdir()
