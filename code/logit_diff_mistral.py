@@ -54,7 +54,8 @@ def run(command: Command) -> None:
     refuse_unwritable(command)
     pairs = read_pairs(command.prompts, command.controls, command.sources)
 
-    from logit_amplification.models import advice, loading
+    from logit_amplification.models import loading
+    from logit_amplification.readiness import advice
     from logit_amplification.reports import artifacts
     from logit_amplification.sweeps import sweep
 

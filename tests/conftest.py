@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.batch.batched import BatchedEngine
 from logit_amplification.locations import ROOT
 from logit_amplification.models.loading import LoadedModel, load_model
 from logit_amplification.reports.figures import gallery

@@ -6,7 +6,7 @@ import re
 import pytest
 from conftest import PROMPTS
 
-from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.batch.batched import BatchedEngine
 from logit_amplification.errors import Interrupted
 from logit_amplification.models.loading import load_model
 from logit_amplification.progress import LOG_SECONDS, Bar, SweepBar, glimpse

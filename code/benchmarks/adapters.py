@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import torch
 
-from logit_amplification.engine.cache import prefill
-from logit_amplification.engine.slots import Slots
+from logit_amplification.engine.batch.cache import prefill
+from logit_amplification.engine.batch.slots import Slots
 from logit_amplification.locations import DEMO, data_folder
 from logit_amplification.models.loading import LoadedModel, load_model
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, MistralConfig
 
-from logit_amplification.engine import slots, step
-from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.batch import slots, step
+from logit_amplification.engine.batch.batched import BatchedEngine
 from logit_amplification.engine.interface import Cell, Contrast, Generation, Request, Stream
 from logit_amplification.errors import BadInput
 from logit_amplification.logits.sampling import make_sampler
-from logit_amplification.models import devices
+from logit_amplification.machine import devices
 
 from .mistral_shape import SHAPES, shape
 from .results import Row

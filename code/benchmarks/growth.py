@@ -20,11 +20,11 @@ from unittest.mock import patch
 import psutil
 import torch
 
-from logit_amplification.engine import cache, slots
+from logit_amplification.engine.batch import cache, slots
 from logit_amplification.engine.interface import Cell
 from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
-from logit_amplification.models import devices
+from logit_amplification.machine import devices
 from logit_amplification.records.files import read_results
 from logit_amplification.records.journal import Journal, run_id
 from logit_amplification.sweeps.history import list_runs

@@ -18,15 +18,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, MistralConfig
 
-from logit_amplification.engine import slots
-from logit_amplification.engine.batched import BatchedEngine
-from logit_amplification.engine.cache import prefill
+from logit_amplification.engine.batch import slots
+from logit_amplification.engine.batch.batched import BatchedEngine
+from logit_amplification.engine.batch.cache import prefill
 from logit_amplification.engine.interface import MODEL, Cell, Contrast, Request, Stream
 from logit_amplification.errors import BadInput
-from logit_amplification.locations import ROOT
+from logit_amplification.locations import MISTRAL, ROOT
 from logit_amplification.logits.sampling import make_sampler
-from logit_amplification.models import devices, loading, readiness, sizes, weights
+from logit_amplification.machine import devices, sizes
+from logit_amplification.models import loading, weights
 from logit_amplification.prompts.files import read_pairs
+from logit_amplification.readiness import checks, precision
 from logit_amplification.settings import Settings, load_settings
 
 from .results import Row, device_name, read_system
@@ -119,7 +121,7 @@ def true_size(options: argparse.Namespace) -> list[Row]:
         load_peak = load_peak if own else peak
         shape_of = SHAPES[options.shape]
         estimated = sizes.weight_bytes(shape_of, quantization, model.dtype.itemsize)
-        beside = number * sum(each.values()) + readiness.PROCESS_BYTES
+        beside = number * sum(each.values()) + precision.PROCESS_BYTES
         rows.append(
             {
                 "device": device_name(device),
@@ -128,7 +130,7 @@ def true_size(options: argparse.Namespace) -> list[Row]:
                 "GB of weights": f"{weights / 1e9:.2f}",
                 "estimated": f"{estimated / 1e9:.2f}",
                 "peak while loading, GB": f"{load_peak / 1e9:.1f}",
-                "estimated while loading": f"{(estimated + readiness.PROCESS_BYTES) / 1e9:.1f}",
+                "estimated while loading": f"{(estimated + precision.PROCESS_BYTES) / 1e9:.1f}",
                 "slots": number,
                 "peak while decoding, GB": f"{peak / 1e9:.1f}",
                 "estimated in all": f"{(estimated + beside) / 1e9:.1f}",
@@ -255,16 +257,16 @@ def machines(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def least_seconds(machine: tuple, cells: int) -> tuple[readiness.Option, float]:
+def least_seconds(machine: tuple, cells: int) -> tuple[precision.Option, float]:
     """Return what is recommended for Mistral 7B on a machine, and the least time of a sweep."""
     _, device, free, speed, flops = machine
-    plan = readiness.check_machine(readiness.MISTRAL).plan
+    plan = checks.check_machine(MISTRAL).plan
     found = [
-        readiness.option(plan, [sizes.MISTRAL_7B], device, int(free), quantization, "bfloat16")
-        for quantization in readiness.QUANTIZATIONS
+        precision.option(plan, [sizes.MISTRAL_7B], device, int(free), quantization, "bfloat16")
+        for quantization in precision.QUANTIZATIONS
     ]
     best = next(option for option in found if option.fits)
-    steps = -(-cells // best.slots) * readiness.NEW_TOKENS
+    steps = -(-cells // best.slots) * checks.NEW_TOKENS
     multiplied = 2 * sizes.parameters(sizes.MISTRAL_7B)["linear"]  # operations per row
     read, rows_each = best.weights + best.keys_and_values, 2 * best.slots
     return best, steps * max(read / speed, rows_each * multiplied / flops)

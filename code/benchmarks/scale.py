@@ -18,7 +18,7 @@ from logit_amplification.locations import ROOT
 from logit_amplification.records.claims import Claims
 from logit_amplification.records.files import read_results
 from logit_amplification.records.journal import HEAD, Journal
-from logit_amplification.sweeps.sharing import CELLS_OF_A_PIECE
+from logit_amplification.sweeps.processes.sharing import CELLS_OF_A_PIECE
 
 from .mistral_shape import MACHINES, least_seconds
 from .results import RESULTS, Row, read_system

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache, TopPLogitsWarper
 
-from logit_amplification.engine import step
-from logit_amplification.engine.cache import attending
+from logit_amplification.engine.batch import step
+from logit_amplification.engine.batch.cache import attending
 from logit_amplification.engine.cpu.packed import PackedLinear
 from logit_amplification.engine.forward import cached_forward, profile_text
 from logit_amplification.engine.interface import Cell, Generation
@@ -27,7 +27,8 @@ from logit_amplification.engine.vllm.engine import VllmEngine
 from logit_amplification.errors import BadInput
 from logit_amplification.logits import alpha_profile
 from logit_amplification.logits.amplification import amplify
-from logit_amplification.models import sizes, weights
+from logit_amplification.machine import sizes
+from logit_amplification.models import weights
 
 from .results import Row
 from .subject import Subject, fill_slots, formats, in_turns, load_subject, ratio, spread

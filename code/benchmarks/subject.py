@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from logit_amplification.engine.batched import BatchedEngine
-from logit_amplification.engine.cache import Prefixes
+from logit_amplification.engine.batch.batched import BatchedEngine
+from logit_amplification.engine.batch.cache import Prefixes
+from logit_amplification.engine.batch.slots import Slots
 from logit_amplification.engine.interface import Cell, Contrast, Generation, Request, Stream
-from logit_amplification.engine.slots import Slots
 from logit_amplification.locations import ROOT
-from logit_amplification.models import hardware, loading, sizes
+from logit_amplification.machine import hardware, sizes
+from logit_amplification.models import loading
 from logit_amplification.prompts.chat import encode_pairs
 from logit_amplification.prompts.files import read_pairs
 from logit_amplification.settings import Settings, load_settings

@@ -18,14 +18,15 @@ import numpy
 import pandas
 from statsmodels.stats.proportion import proportion_confint
 
-from logit_amplification.evaluation import proposals, stats
-from logit_amplification.evaluation.correction import Errors, corrected, errors_of
-from logit_amplification.evaluation.rare_events import Draws, estimate
+from logit_amplification.evaluation import stats
 from logit_amplification.locations import DEMO, cache_folder, data_folder
 from logit_amplification.models.loading import load_model
 from logit_amplification.prompts.files import read_pairs
 from logit_amplification.records.journal import text_key
 from logit_amplification.settings import Settings, load_settings
+from logit_amplification.statistics import proposals
+from logit_amplification.statistics.correction import Errors, corrected, errors_of
+from logit_amplification.statistics.rare_events import Draws, estimate
 from logit_amplification.sweeps import history, rates
 from logit_amplification.sweeps.history import Sweep
 from logit_amplification.sweeps.sweep import sweep

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.batch.batched import BatchedEngine
 from logit_amplification.engine.interface import Cell, Contrast, Generation, Request, Stream
 from logit_amplification.logits.sampling import make_sampler
 

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from decoding import GREEDY
-from logit_amplification.engine import cache, self_check
-from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.batch import cache, self_check
+from logit_amplification.engine.batch.batched import BatchedEngine
 from logit_amplification.engine.interface import Cell, Contrast, Request, Stream
 from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT

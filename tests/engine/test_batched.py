@@ -20,12 +20,13 @@ from decoding import (
     run,
     tokens_of,
 )
-from logit_amplification.engine import cache, interface
-from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine import interface
+from logit_amplification.engine.batch import cache
+from logit_amplification.engine.batch.batched import BatchedEngine
+from logit_amplification.engine.batch.step import Rows
 from logit_amplification.engine.forward import text_logits
 from logit_amplification.engine.interface import Cell, Contrast, Request, Stream
 from logit_amplification.engine.reference import LoopEngine, sample_amplified
-from logit_amplification.engine.step import Rows
 from logit_amplification.errors import BadInput
 from logit_amplification.logits.amplification import amplify
 from logit_amplification.logits.arms import ARMS

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from decoding import GREEDY, TINY_CONTEXTS, demo_contexts, generate, run, tokens_of
-from logit_amplification.engine import batched, cache, slots, step
+from logit_amplification.engine.batch import batched, cache, slots, step
 from logit_amplification.engine.interface import Cell, Generation
 from logit_amplification.errors import BadInput
 from logit_amplification.logits.sampling import make_sampler
-from logit_amplification.models import sizes
+from logit_amplification.machine import sizes
 from logit_amplification.models.loading import load_model
 from logit_amplification.settings import load_settings
 

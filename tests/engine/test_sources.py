@@ -11,11 +11,11 @@ from peft import PeftModel
 
 from adapters import save_adapter
 from decoding import GREEDY, LENGTH, TINY_CONTEXTS, demo_contexts
-from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.batch.batched import BatchedEngine
+from logit_amplification.engine.batch.slots import Slots
 from logit_amplification.engine.forward import next_logits
 from logit_amplification.engine.interface import Cell, Contrast, Request, Stream
 from logit_amplification.engine.reference import LoopEngine
-from logit_amplification.engine.slots import Slots
 from logit_amplification.errors import BadInput
 from logit_amplification.logits.sampling import make_sampler
 from logit_amplification.models import adapters
@@ -155,7 +155,7 @@ def test_an_exception_in_a_step_leaves_the_adapter_as_it_was(adapted, monkeypatc
     ids = TINY_CONTEXTS["one"][0]
     before = [next_logits(model, ids)[0] for model in adapted.sources.values()]
     slots = Slots(list(adapted.sources.values()), 2, 64, kind="packed")
-    from logit_amplification.engine.cache import prefill
+    from logit_amplification.engine.batch.cache import prefill
 
     slots.fill(0, [prefill(model, ids) for model in adapted.sources.values()])
     for module in slots.batches[0].model.modules():

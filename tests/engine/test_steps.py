@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from decoding import TINY_CONTEXTS, demo_contexts, run, tokens_of
-from logit_amplification.engine import step
-from logit_amplification.engine.cache import prefill
+from logit_amplification.engine.batch import step
+from logit_amplification.engine.batch.cache import prefill
+from logit_amplification.engine.batch.self_check import divergence
+from logit_amplification.engine.batch.slots import Slots
 from logit_amplification.engine.cpu import compiled, packed
 from logit_amplification.engine.interface import Cell
-from logit_amplification.engine.self_check import divergence
-from logit_amplification.engine.slots import Slots
 from logit_amplification.errors import BadInput
 from logit_amplification.logits.sampling import make_sampler
 from logit_amplification.sweeps.capacity import STEPS_WORTH_COMPILING, choose_step

@@ -12,7 +12,7 @@ import torch
 from conftest import save_tiny_mistral
 
 from decoding import TINY_CONTEXTS, contrasts, demo_contexts
-from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.batch.batched import BatchedEngine
 from logit_amplification.engine.forward import text_nll
 from logit_amplification.engine.interface import Cell, Contrast, Request, Stream
 from logit_amplification.engine.vllm import engine as vllm

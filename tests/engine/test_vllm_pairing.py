@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from decoding import LENGTH, PAIRS, TINY_CONTEXTS, contrasts
-from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.batch.batched import BatchedEngine
 from logit_amplification.engine.interface import Cell, Request
 from logit_amplification.engine.reference import sample_amplified
 from logit_amplification.engine.vllm import engine, pairing

@@ -7,7 +7,8 @@ import pandas
 import pytest
 from scipy import stats as scipy_stats
 
-from logit_amplification.evaluation import intervals, stats
+from logit_amplification.evaluation import stats
+from logit_amplification.statistics import intervals
 from made_records import make_record, make_sweep
 
 

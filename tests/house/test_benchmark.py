@@ -16,7 +16,7 @@ from logit_amplification.engine.interface import Cell
 from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
 from logit_amplification.logits.amplification import amplify
-from logit_amplification.models import sizes
+from logit_amplification.machine import sizes
 from logit_amplification.models.loading import load_model
 from logit_amplification.settings import load_settings
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.batch.batched import BatchedEngine
 from logit_amplification.engine.interface import Cell, Contrast, Request, Stream
 from logit_amplification.integrations import serving
 from logit_amplification.integrations.serving import SHORTEST, Server

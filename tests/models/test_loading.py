@@ -10,8 +10,9 @@ from conftest import save_tiny_mistral
 
 from logit_amplification.engine.forward import next_logits
 from logit_amplification.errors import BadInput
-from logit_amplification.models import hardware, loading, weights
-from logit_amplification.models.devices import choose_dtype
+from logit_amplification.machine import hardware
+from logit_amplification.machine.devices import choose_dtype
+from logit_amplification.models import loading, weights
 from logit_amplification.models.loading import load_model
 from logit_amplification.settings import load_settings
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 
 from decoding import demo_contexts, generate
+from logit_amplification.engine.batch.step import kind_of_step
 from logit_amplification.engine.interface import Cell
-from logit_amplification.engine.step import kind_of_step
 from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
 from logit_amplification.logits.sampling import make_sampler
-from logit_amplification.models import devices, hardware, readiness, sizes
+from logit_amplification.machine import devices, hardware, sizes
 from logit_amplification.models.loading import load_model
 from logit_amplification.models.spec import ModelSpec, model_spec
 from logit_amplification.prompts.files import read_pairs
+from logit_amplification.readiness.plan import Plan
+from logit_amplification.readiness.precision import precisions
 from logit_amplification.settings import load_settings
 
 NAMES = [pair.id for pair in read_pairs(ROOT / "data" / "prompt_pairs.csv")][:2]
@@ -72,11 +74,11 @@ def test_the_table_of_precisions_knows_it():
     """Two GPUs of 10 GB and 8 GB of memory: together they hold what none of them does."""
     gpu = hardware.Gpu("cuda", "a GPU", hardware.Memory(10 * 10**9, 10 * 10**9), "bfloat16", 8.0)
     held = hardware.Memory(8 * 10**9, 8 * 10**9)
-    plan = readiness.Plan("mistralai/x", "main", 400, None, "auto", "none", "auto")
-    found = list(readiness.precisions(plan, sizes.MISTRAL_7B, held, [gpu, gpu]))
+    wanted = Plan("mistralai/x", "main", 400, None, "auto", "none", "auto")
+    found = list(precisions(wanted, sizes.MISTRAL_7B, held, [gpu, gpu]))
     fits = {(one.device, one.quantization): one.fits for one in found}
     assert fits[("split", "none")] and not fits[("cuda", "none")] and not fits[("cpu", "none")]
-    alone = readiness.precisions(plan, sizes.MISTRAL_7B, held, [gpu])
+    alone = precisions(wanted, sizes.MISTRAL_7B, held, [gpu])
     assert "split" not in {one.device for one in alone}  # slower than 8 bit, unless it is asked for
-    asked = readiness.precisions(plan._replace(device="split"), sizes.MISTRAL_7B, held, [gpu])
+    asked = precisions(wanted._replace(device="split"), sizes.MISTRAL_7B, held, [gpu])
     assert [(one.device, one.quantization) for one in asked] == [("split", "none")]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import PROMPTS
 
-from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.batch.batched import BatchedEngine
 from logit_amplification.engine.interface import Cell, Contrast, Request
 from logit_amplification.engine.reference import sample_amplified
 from logit_amplification.errors import BadInput

@@ -11,10 +11,10 @@ from transformers import AutoTokenizer
 
 from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
-from logit_amplification.models.readiness import BUILT_IN_PROMPT
 from logit_amplification.prompts.chat import describe_chat, encode_pairs, is_mistral_v1
 from logit_amplification.prompts.files import read_pairs
 from logit_amplification.prompts.pairs import PromptPair
+from logit_amplification.readiness.checks import BUILT_IN_PROMPT
 from mistral_files import save_tokenizer
 
 SYSTEMS = ["", "Talk like a pirate.", "  Zwei\nZeilen, mit Ümläuten. "]

@@ -16,7 +16,7 @@ import logit_diff_mistral
 import runs as runs_script
 from command_line import as_list, start
 from decoding import PAIRS
-from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.batch.batched import BatchedEngine
 from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
 from logit_amplification.logits.amplification import amplify

@@ -3,9 +3,9 @@
 import re
 
 from logit_amplification.evaluation import stats
-from logit_amplification.evaluation.wording import format_estimate
 from logit_amplification.reports import contact_sheet
 from logit_amplification.reports.figures import gallery, style
+from logit_amplification.statistics.wording import format_estimate
 from made_records import make_sweep
 
 VALUES = {"a1": [1, 2], "a2": [3, 4], "b1": [5, 6], "null": [1, 1]}

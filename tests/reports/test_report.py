@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from logit_amplification.evaluation import wording
 from logit_amplification.logits.vocabulary import MEASURES
 from logit_amplification.reports import contact_sheet, report
 from logit_amplification.reports.figures import gallery, style
+from logit_amplification.statistics import wording
 from made_records import make_sweep
 
 

@@ -8,12 +8,13 @@ import pytest
 
 import study as study_script
 from logit_amplification.errors import BadInput
-from logit_amplification.evaluation import intervals, stats, wording
+from logit_amplification.evaluation import stats
 from logit_amplification.evaluation.calibration import read_labelled
 from logit_amplification.locations import ROOT
 from logit_amplification.prompts.files import read_pairs
 from logit_amplification.reports import study_document, study_tables
 from logit_amplification.reports.figures import study_figures
+from logit_amplification.statistics import intervals, wording
 
 FOLDER = ROOT / "data" / "study"
 DOCUMENT = ROOT / "docs" / "RESULTS_ANALYSIS.md"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.batch.batched import BatchedEngine
 from logit_amplification.engine.interface import Contrast, Request, Stream
 from logit_amplification.locations import ROOT
 from logit_amplification.logits.sampling import make_sampler

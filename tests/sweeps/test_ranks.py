@@ -16,8 +16,9 @@ import logit_diff_mistral
 from command_line import SWEEP, as_list, free_port, run_process, start, start_ranks
 from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
-from logit_amplification.sweeps import history, sharing
-from logit_amplification.sweeps.ranks import Ranks
+from logit_amplification.sweeps import history
+from logit_amplification.sweeps.processes import sharing
+from logit_amplification.sweeps.processes.ranks import Ranks
 
 RESULTS = "amplification_results.json"
 MORE = {"alphas": "0,0.5,1,2", "samples": 10, "max-new-tokens": 40, "step": "packed"}

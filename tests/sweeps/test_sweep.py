@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from decoding import PAIRS, chat
-from logit_amplification.engine import step
-from logit_amplification.engine.batched import BatchedEngine
+from logit_amplification.engine.batch import step
+from logit_amplification.engine.batch.batched import BatchedEngine
 from logit_amplification.engine.forward import text_nll
 from logit_amplification.engine.reference import sample_amplified
 from logit_amplification.errors import BadInput

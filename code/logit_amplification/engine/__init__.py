@@ -1,1 +1,1 @@
-"""Cells in, generations out: many generations side by side, and the loop they are held to."""
+"""Cells in, generations out: the interface, and the loop that every engine is held to."""

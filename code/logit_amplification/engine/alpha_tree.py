@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from ..logits.alpha_profile import likeliest
-from .cache import prefill
-from .self_check import refuse_if_unlike
-from .slots import Slots
-from .step import kind_of_step
+from .batch.cache import prefill
+from .batch.self_check import refuse_if_unlike
+from .batch.slots import Slots
+from .batch.step import kind_of_step
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ..errors import BadInput
 from ..logits.amplification import amplify
 from ..logits.measures import measure_step
 from ..logits.sampling import Draw
-from .drawing import append_token
+from .batch.drawing import append_token
 from .forward import next_logits
 from .interface import MODEL, Cell, Contrast, Generation, Request
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..logits.amplification import Rule
 from ..logits.arms import Arm
 from ..logits.sampling import drawn_logprobs
-from .drawing import anchor_and_reference
+from .batch.drawing import anchor_and_reference
 from .forward import texts_logits
 from .interface import Contrast
 

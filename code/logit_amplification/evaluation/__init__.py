@@ -1,1 +1,1 @@
-"""From records to outcomes, intervals and tests. No torch at import."""
+"""From records to outcomes, and to tables over families of pairs. No torch at import."""

@@ -20,7 +20,8 @@ import pandas
 from ..locations import shipped_file
 from ..prompts.chat import encode_pairs
 from ..prompts.pairs import PromptPair
-from . import intervals, outcomes
+from ..statistics import intervals
+from . import outcomes
 from .attributes import attributes
 
 if TYPE_CHECKING:

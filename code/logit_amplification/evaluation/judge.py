@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from ..errors import BadInput
-from ..models import devices, loading, weights
+from ..machine import devices
+from ..models import loading, weights
 from ..models.local import read_json
 from ..models.spec import ModelSpec
 from ..progress import Bar

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy
 import pandas
 
-from .intervals import Estimate, holm, interval, sign_flip
+from ..statistics.intervals import Estimate, holm, interval, sign_flip
 from .matching import at_distance, dose
 from .stats import treatment
 

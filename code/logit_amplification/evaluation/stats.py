@@ -17,8 +17,8 @@ from scipy import stats as scipy_stats
 
 from ..logits.vocabulary import MEASURES
 from ..records.files import Record
+from ..statistics.intervals import Estimate, interval, share, share_difference, sign_flip
 from . import outcomes
-from .intervals import Estimate, interval, share, share_difference, sign_flip
 
 ALL = "all"
 LABELS = (

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..engine.batched import BatchedEngine
+from ..engine.batch.batched import BatchedEngine
 from ..engine.interface import Contrast, Generation, Request, Stream
 from ..errors import BadInput
 from ..logits.sampling import make_sampler

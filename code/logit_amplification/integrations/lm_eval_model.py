@@ -18,7 +18,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from tqdm import tqdm
 
-from ..engine.drawing import anchor_and_reference
+from ..engine.batch.drawing import anchor_and_reference
 from ..engine.forward import rows_logits
 from ..engine.interface import Contrast, Request
 from ..errors import BadInput

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from ..engine.batched import BatchedEngine, rows_of_a_slot
+from ..engine.batch.batched import BatchedEngine, rows_of_a_slot
+from ..engine.batch.slots import slot_bytes
 from ..engine.interface import Cell, Contrast, Generation, Request, Stream
-from ..engine.slots import slot_bytes
 from ..logits.amplification import Rule, amplify
 from ..logits.sampling import make_sampler
-from ..models import devices, sizes
+from ..machine import devices, sizes
 
 SHORTEST = 512  # positions of a slot at first; they double when something longer comes
 IDLE_SECONDS = 5.0  # without a request, after which the slots' memory is given back

@@ -1,1 +1,1 @@
-"""Which model, where it is, whether it fits this machine, and loading it."""
+"""Which model, where it is, and loading it."""

@@ -17,11 +17,12 @@ import torch
 
 from ..errors import BadInput
 from ..locations import DEMO, MISTRAL, cache_folder
+from ..machine import hardware, sizes
+from ..machine.devices import choose_device, choose_dtype, mps_has_bfloat16
 from ..progress import Bar
 from ..settings import Settings
-from . import hardware, hub, sizes
+from . import hub
 from .adapters import adapter_config, with_adapter
-from .devices import choose_device, choose_dtype, mps_has_bfloat16
 from .local import read_json
 from .spec import ModelSpec, model_spec, other_spec
 from .weights import demo_folder, hash_weights, quiet_transformers

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..engine.batched import Batch, BatchedEngine, Pending
-from ..engine.drawing import anchor_and_reference
+from ..engine.batch.batched import Batch, BatchedEngine, Pending
+from ..engine.batch.drawing import anchor_and_reference
 from ..engine.forward import next_logits
 from ..engine.interface import Cell, Contrast, Generation, Request
 from ..errors import BadInput

@@ -9,9 +9,9 @@ from typing import Any
 import pandas
 
 from ..evaluation import stats
-from ..evaluation.wording import format_change, format_estimate
 from ..logits.vocabulary import MEASURES
 from ..records.files import Record
+from ..statistics.wording import format_change, format_estimate
 from .report import arm_points, run_in_words
 
 STYLE = (

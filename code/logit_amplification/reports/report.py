@@ -15,8 +15,11 @@ from typing import Any
 import numpy
 import pandas
 
-from ..evaluation import intervals, stats
-from ..evaluation.wording import (
+from ..evaluation import stats
+from ..logits.vocabulary import ALPHA_ALONE, MEASURES
+from ..records.files import Record, write_atomically, write_report
+from ..statistics import intervals
+from ..statistics.wording import (
     against_margin,
     counted,
     format_change,
@@ -24,8 +27,6 @@ from ..evaluation.wording import (
     format_p_value,
     power_sentence,
 )
-from ..logits.vocabulary import ALPHA_ALONE, MEASURES
-from ..records.files import Record, write_atomically, write_report
 
 # The one measure that is tested for a trend over alpha, declared before any data was seen.
 PRIMARY = "nll_a"

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas
 
-from ..evaluation import intervals, outcomes, specificity, stats
-from ..evaluation.wording import against_margin, format_change, format_interval, format_test
+from ..evaluation import outcomes, specificity, stats
+from ..statistics import intervals
+from ..statistics.wording import against_margin, format_change, format_interval, format_test
 from .study_tables import (
     BASE,
     DISTANCES,

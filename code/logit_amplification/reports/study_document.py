@@ -16,9 +16,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..evaluation import intervals, outcomes, specificity, stats
+from ..evaluation import outcomes, specificity, stats
 from ..evaluation.calibration import error_rates
-from ..evaluation.wording import (
+from ..statistics import intervals
+from ..statistics.wording import (
     against_margin,
     format_change,
     format_estimate,

@@ -17,15 +17,12 @@ import pandas
 from scipy import stats as scipy_stats
 
 from ..errors import BadInput
-from ..evaluation import correction, intervals, matching, outcomes, specificity, stats
+from ..evaluation import matching, outcomes, specificity, stats
 from ..evaluation.calibration import AMPLIFIED
-from ..evaluation.intervals import Estimate
-from ..evaluation.wording import (
-    against_margin,
-    contains_zero,
-    format_test,
-)
 from ..logits.vocabulary import FIXED_FILLS, GAPS, MEASURES
+from ..statistics import correction, intervals
+from ..statistics.intervals import Estimate
+from ..statistics.wording import against_margin, contains_zero, format_test
 
 TABLES = ("generations", "calibration", "readings", "alpha_profiles", "alpha_at_distance", "lists")
 TARGETS = (0.5, 1.0, 2.0)  # nats of KL(amplified || A)

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..engine.batched import rows_of_a_slot
+from ..engine.batch.batched import rows_of_a_slot
+from ..engine.batch.slots import slot_bytes
+from ..engine.batch.step import kind_of_step
 from ..engine.cpu.compiled import can_compile, has_compiler
 from ..engine.interface import Contrast
-from ..engine.slots import slot_bytes
-from ..engine.step import kind_of_step
-from ..models import devices, sizes
+from ..machine import devices, sizes
 from ..models.loading import LoadedModel
 from ..records.journal import Kept
 from ..settings import Settings

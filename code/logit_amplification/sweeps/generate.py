@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..engine.batched import BatchedEngine, rows_of_a_slot
+from ..engine.batch.batched import BatchedEngine, rows_of_a_slot
+from ..engine.batch.slots import slot_bytes
 from ..engine.interface import Cell, Contrast, Generation, Request
-from ..engine.slots import slot_bytes
 from ..errors import BadInput
 from ..logits.amplification import Rule, amplify
-from ..models import devices, sizes
+from ..machine import devices, sizes
 from ..models.loading import LoadedModel
 from ..prompts.chat import EncodedPair, encode_pairs
 from ..prompts.pairs import Message, make_pair

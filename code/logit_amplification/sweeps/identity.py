@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any
 
-from ..engine import batched
+from ..engine.batch import batched
 from ..engine.vllm import engine as vllm
 from ..logits.amplification import Rule, amplify
 from ..models.loading import LoadedModel

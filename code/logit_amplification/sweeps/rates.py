@@ -16,8 +16,6 @@ import numpy
 from ..engine.interface import Contrast
 from ..engine.rescoring import logprobs_at_alphas
 from ..errors import BadInput
-from ..evaluation import proposals
-from ..evaluation.rare_events import Draws, Rate, estimate
 from ..logits.amplification import amplify
 from ..logits.arms import ARMS
 from ..models.loading import LoadedModel, load_model
@@ -25,6 +23,8 @@ from ..models.spec import OTHERS
 from ..prompts.chat import EncodedPair, encode_pairs
 from ..prompts.pairs import ONE_MODEL, PromptPair
 from ..records.files import Record, write_atomically
+from ..statistics import proposals
+from ..statistics.rare_events import Draws, Rate, estimate
 from .history import Sweep
 from .identity import named
 

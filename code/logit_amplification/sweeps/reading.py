@@ -9,12 +9,12 @@ import torch
 
 from ..engine.forward import texts_logits
 from ..errors import BadInput
-from ..evaluation.recurrence import Phrase, Window, recurring, windows, words_of
 from ..models.loading import LoadedModel
 from ..prompts.chat import encode_pairs, token_texts
 from ..prompts.pairs import PromptPair
 from ..records.files import Record
 from ..settings import Settings
+from ..statistics.recurrence import Phrase, Window, recurring, windows, words_of
 from .history import Sweep
 from .sweep import sweep
 

@@ -9,15 +9,14 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from ..engine.batched import BatchedEngine
+from ..engine.batch.batched import BatchedEngine
 from ..engine.interface import Cell, Contrast, Engine, Request
 from ..engine.reference import LoopEngine
 from ..engine.vllm import engine as vllm
 from ..errors import BadInput, Interrupted, Terminated, sigterm_postponed
 from ..evaluation.judge import find_judge, label_answers
-from ..evaluation.wording import power_sentence
 from ..logits.amplification import Rule, amplify
-from ..models import devices
+from ..machine import devices
 from ..models.loading import LoadedModel
 from ..models.spec import OTHERS
 from ..progress import SweepBar
@@ -27,11 +26,12 @@ from ..records.claims import delete_claims
 from ..records.files import refuse_unwritable
 from ..records.journal import Journal, Kept, Key, cell_key, run_id
 from ..settings import Settings
-from . import sharing
+from ..statistics.wording import power_sentence
 from .capacity import choose_slots, choose_step, longest_context, room_for_slots
 from .history import Sweep, assemble, differences, list_runs, planned_keys
 from .identity import run_configuration
-from .ranks import Ranks
+from .processes import sharing
+from .processes.ranks import Ranks
 from .recording import make_record
 
 Loop = Callable[..., Iterator[Any]]

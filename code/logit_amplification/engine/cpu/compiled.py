@@ -19,7 +19,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
 from ...locations import ROOT
-from ..cache import SlotLayer, is_exchangeable, slot_attention
+from ..batch.cache import SlotLayer, is_exchangeable, slot_attention
 from .packed import packed_copy
 
 COMPILERS = ("g++", "clang++", "cl")

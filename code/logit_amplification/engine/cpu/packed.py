@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...models import hardware
+from ...machine import hardware
+from ...machine.devices import is_split
 from ...models.adapters import sharing
-from ...models.devices import is_split
-from ..cache import is_exchangeable
+from ..batch.cache import is_exchangeable
 
 # Of the machine's memory: what weights and their copy may take. Not of what is free just now, for
 # the kind of step is a part of a run's name and must be the same when the run goes on.

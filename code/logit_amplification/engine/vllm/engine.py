@@ -23,10 +23,10 @@ from typing import Any
 import cloudpickle
 
 from ...errors import BadInput
-from ...models import sizes
+from ...machine import sizes
 from ...models.adapters import adapter_config
 from ...models.local import read_json
-from ..batched import Pending
+from ..batch.batched import Pending
 from ..interface import Cell, Contrast, Generation, Request
 from .pairing import FOLDER
 

@@ -20,7 +20,7 @@ import cloudpickle
 import torch
 from torch import Tensor
 
-from ..drawing import ROWS_AT_ONCE, append_row, draw_rows, most_likeliest
+from ..batch.drawing import ROWS_AT_ONCE, append_row, draw_rows, most_likeliest
 from ..interface import Cell, Generation, Request
 
 FOLDER = "LOGIT_AMPLIFICATION_VLLM"  # the variable with the folder where requests and results are

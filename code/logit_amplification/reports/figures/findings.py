@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pandas
 
-from ...evaluation import intervals, stats
-from ...evaluation.wording import against_margin, contains_zero, format_interval
+from ...evaluation import stats
 from ...logits.vocabulary import MEASURES
+from ...statistics import intervals
+from ...statistics.wording import against_margin, contains_zero, format_interval
 
 
 def changed(frame: pandas.DataFrame, name: str) -> str:

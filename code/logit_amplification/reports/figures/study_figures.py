@@ -9,7 +9,8 @@ import matplotlib
 import numpy
 from matplotlib.figure import Figure
 
-from ...evaluation import intervals, matching, outcomes, specificity, stats
+from ...evaluation import matching, outcomes, specificity, stats
+from ...statistics import intervals
 from .. import study_tables
 from ..study_tables import Study
 from .style import COLOURS, MARKERS, STYLE

@@ -6,8 +6,8 @@ import numpy
 import pandas
 import pytest
 
-from logit_amplification.evaluation import intervals
-from logit_amplification.evaluation.correction import Errors, corrected, errors_of, is_measurable
+from logit_amplification.statistics import intervals
+from logit_amplification.statistics.correction import Errors, corrected, errors_of, is_measurable
 
 GOOD = Errors(found=90, of=100, false_alarms=5, of_others=100)
 

@@ -9,19 +9,11 @@ from typing import Any
 
 from ..errors import without_secrets
 from ..locations import DEMO, MISTRAL
-from . import hardware, sizes
-from .local import chosen_revision
-from .readiness import (
-    Option,
-    Plan,
-    Readiness,
-    gigabytes,
-    model_config,
-    plan_of,
-    precisions,
-    tips,
-    weights_to_fetch,
-)
+from ..machine import hardware, sizes
+from ..models.local import chosen_revision
+from .checks import Readiness, plan_of
+from .plan import Plan, model_config, weights_to_fetch
+from .precision import Option, gigabytes, precisions, tips
 
 
 def lines(found: Readiness) -> Iterator[str]:

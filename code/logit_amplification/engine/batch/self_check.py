@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import BadInput
-from ..models.adapters import without_adapter
+from ...errors import BadInput
+from ...models.adapters import without_adapter
+from ..forward import next_logits
 from .cache import cache_layout, prefill, watching_attention
-from .forward import next_logits
 from .slots import Slots
 from .step import text_config
 

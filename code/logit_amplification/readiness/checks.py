@@ -7,15 +7,10 @@ read through `settings` where its libraries are installed; before that the defau
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
 import platform
 import re
 import shutil
 import sys
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -23,30 +18,23 @@ from typing import Any, NamedTuple
 
 from .. import locations
 from ..locations import DEMO, MISTRAL, ROOT
-from . import hardware, sizes
-from .local import (
+from ..machine import hardware, sizes
+from ..models.local import (
     DEMO_INSTALL,
-    DEMO_PACKAGE,
     FETCH,
     cache_folder,
     chosen_revision,
     faults,
-    model_folder,
-    read_json,
-    snapshot_folder,
 )
+from .plan import Plan, ask_hub, hub_token, local_folder, model_config, weights_to_fetch
+from .precision import PROCESS_BYTES, Option, gigabytes, precisions, tips
 
 OLDEST_PYTHON = (3, 10)
 BRINGS_THEM = "the installation (make demo, or pip install -r requirements.txt) brings them"
-QUANTIZATIONS = ("none", "8bit", "4bit")  # the better first: docs/METHODOLOGY.md, Precision
-ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
-# Bytes of Python with torch and transformers loaded, and of a GPU's context and workspaces beside.
-PROCESS_BYTES = 900_000_000
 # Tokens of the longest built-in prompt with Mistral's tokenizer or the demo model's (a test counts
 # them), and of an answer by default: what the default sweep's memory is estimated with.
 BUILT_IN_PROMPT, NEW_TOKENS = 352, 100
 CHARACTERS_PER_TOKEN = 3  # of other prompts, whose tokenizer is not at hand: rather too few
-HUB_SECONDS = 2
 
 
 class Check(NamedTuple):
@@ -55,55 +43,6 @@ class Check(NamedTuple):
     level: str
     name: str
     text: str
-
-
-class Option(NamedTuple):
-    """One precision on one device: the bytes of the default sweep there, and whether it fits."""
-
-    device: str
-    quantization: str
-    dtype: str
-    weights: int
-    keys_and_values: int
-    logits: int
-    beside: int  # Python, its libraries, the GPU's context
-    free: int
-    slots: int  # 0: not one fits
-
-    @property
-    def needed(self) -> int:
-        """Bytes in all."""
-        return self.weights + self.keys_and_values + self.logits + self.beside
-
-    @property
-    def fits(self) -> bool:
-        """Whether at least one generation can be made."""
-        return self.slots > 0
-
-
-class Plan(NamedTuple):
-    """What is to be run: settings where they can be read, else the defaults."""
-
-    model: str
-    revision: str
-    length: int  # positions of the longest context with its answer
-    slots: int | None  # None: auto
-    device: str
-    quantization: str
-    dtype: str  # "auto", or as the setting DTYPE says
-    adapter: str = ""
-    model_b: str = ""  # ID, or ID@REVISION, as in the settings
-    model_base: str = ""
-
-    def other(self, name: str) -> Plan:
-        """The plan of MODEL_B or MODEL_BASE: another model, loaded as this one is."""
-        model, _, revision = name.partition("@")
-        return self._replace(model=model, revision=chosen_revision(model, revision or "auto"))
-
-    @property
-    def others(self) -> list[Plan]:
-        """The plans of the models beside."""
-        return [self.other(name) for name in (self.model_b, self.model_base) if name]
 
 
 class Readiness(NamedTuple):
@@ -192,40 +131,6 @@ def plan_of(settings: Any) -> tuple[Plan, Check]:
     )
     found = [path for path in (ROOT / ".env", Path(".env")) if path.is_file()]
     return plan, Check("OK", ".env", "valid" if found else "none; the defaults count")
-
-
-def model_config(plan: Plan) -> dict | None:
-    """The model's architecture: its own config.json, here or on the hub, or what is known of it."""
-    if plan.model == DEMO:
-        return sizes.SMOLLM2_135M
-    folder = local_folder(plan)
-    config = read_json(folder / "config.json") if folder else None
-    if config is None and plan.model == MISTRAL:
-        return sizes.MISTRAL_7B
-    if config is None and folder is None:
-        config, _ = _ask_hub(f"{plan.model}/resolve/{plan.revision}/config.json", plan)
-    try:
-        sizes.parameters(config or {})
-    except (ValueError, KeyError, TypeError):
-        return None
-    return config
-
-
-def local_folder(plan: Plan) -> Path | None:
-    """Where the model lies on this machine, if it does."""
-    folder = Path(plan.model).expanduser()
-    return folder if folder.is_dir() else snapshot_folder(plan.model, plan.revision)
-
-
-def weights_to_fetch(plan: Plan, config: dict | None) -> int:
-    """Return the bytes that are still to be fetched before the model is whole; 0 if it is here."""
-    if plan.model == DEMO:
-        return 0 if importlib.util.find_spec(DEMO_PACKAGE) else 100_000_000
-    folder = local_folder(plan)
-    if folder and not faults(folder):
-        return 0
-    here = sum(path.stat().st_size for path in model_folder(plan.model).glob("blobs/*"))
-    return max(1, sizes.weight_bytes(config, "none", 2) - here if config else 1)
 
 
 # ------------------------------------------------------------------------------------------ checks
@@ -333,14 +238,14 @@ def _token(plan: Plan, fetched: int) -> Iterator[Check]:
     """Whether there is a token, never which; the hub is asked whether the model needs one."""
     if plan.model == DEMO or Path(plan.model).expanduser().is_dir():
         return
-    name, text = "HF token", "present" if _hub_token() else "none"
+    name, text = "HF token", "present" if hub_token() else "none"
     if not fetched:
         yield Check("OK", name, f"{text}; nothing is to be fetched")
         return
-    told, code = _ask_hub(f"api/models/{plan.model}/revision/{plan.revision}", plan)
+    told, code = ask_hub(f"api/models/{plan.model}/revision/{plan.revision}", plan)
     if told is not None and not told.get("gated"):
         yield Check("OK", name, f"{text}; the model needs none")
-    elif told is not None and _hub_token():
+    elif told is not None and hub_token():
         yield Check("OK", name, f"{text}; the model is gated")
     elif told is not None or code in (401, 403):
         todo = "accept its terms on the hub and put HF_TOKEN=... into .env"
@@ -348,30 +253,6 @@ def _token(plan: Plan, fetched: int) -> Iterator[Check]:
     else:
         why = f"the hub answers {code}" if code else "the hub does not answer"
         yield Check("WARN", name, f"{text}; whether the model needs one is not known: {why}")
-
-
-def _hub_token() -> str:
-    home = os.environ.get("HF_HOME") or str(cache_folder().parent)
-    saved = Path(os.environ.get("HF_TOKEN_PATH") or home + "/token").expanduser()
-    return os.environ.get("HF_TOKEN") or (saved.read_text().strip() if saved.is_file() else "")
-
-
-def _ask_hub(path: str, plan: Plan) -> tuple[dict | None, int]:
-    """Ask the hub for a JSON object; None, and the HTTP status or 0, if it gives none in time."""
-    if plan.model.startswith((".", "~", "/")) or os.environ.get("HF_HUB_OFFLINE", "0") != "0":
-        return None, 0
-    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    request = urllib.request.Request(f"{endpoint}/{urllib.parse.quote(path)}")
-    if _hub_token():
-        request.add_unredirected_header("Authorization", f"Bearer {_hub_token()}")
-    try:
-        with urllib.request.urlopen(request, timeout=HUB_SECONDS) as answer:
-            told = json.loads(answer.read().decode("utf-8"))
-            return (told if isinstance(told, dict) else None), answer.status
-    except urllib.error.HTTPError as error:
-        return None, error.code
-    except (OSError, ValueError):
-        return None, 0
 
 
 def _model(plan: Plan, fetched: int) -> Check:
@@ -390,64 +271,6 @@ def _model(plan: Plan, fetched: int) -> Check:
         todo = f"run: {FETCH}" if folder.parent.name == "snapshots" else "fetch it again"
         return Check("FAIL", "model", f"{plan.model}: {'; '.join(found)}; {todo}")
     return Check("OK", "model", f"{plan.model}: complete")
-
-
-# --------------------------------------------------------------------------------------- precision
-
-
-def precisions(
-    plan: Plan, config: dict, held: hardware.Memory, gpus: list[hardware.Gpu]
-) -> Iterator[Option]:
-    """Yield every precision on the GPU with most memory, then on the CPU: the better first.
-
-    None where the size of what stands beside the model is not known.
-    """
-    beside = [model_config(other) for other in plan.others]
-    if None in beside:
-        return
-    places = [(gpu.kind, gpu.memory.free, gpu.dtype, QUANTIZATIONS) for gpu in gpus[:1]]
-    places.append(("cpu", held.free, hardware.cpu_dtype(), QUANTIZATIONS))
-    # Over all of them; what is left goes to the disk, which is not counted. Only whole weights can.
-    together = held.free + sum(gpu.memory.free for gpu in gpus)
-    places.append(("split", together, places[0][2], ("none",)))
-    for kind, free, native, quantizations in places:
-        if plan.device == kind or (plan.device == "auto" and (kind != "split" or len(gpus) > 1)):
-            dtype = native if plan.dtype == "auto" else plan.dtype
-            for quantization in quantizations:
-                yield option(plan, [config, *beside], kind, free, quantization, dtype)
-
-
-def option(
-    plan: Plan, configs: list[dict], device: str, free: int, quantization: str, dtype: str
-) -> Option:
-    """Estimate the default sweep at one precision on a device with `free` bytes.
-
-    configs: of the model, and of what stands beside it.
-    """
-    itemsize = ITEMSIZE[dtype]
-    config, *beside = configs
-    weights = sum(sizes.weight_bytes(one, quantization, itemsize) for one in configs)
-    weights += _adapter_bytes(plan)
-    # A row for A, one for B, which may be read with other weights, and one for a base.
-    rows_of_a_slot = [config, *([] if plan.model_b else [config]), *beside]
-    parts = [
-        sizes.slot_bytes(sizes.cache_shape(one), config["vocab_size"], plan.length, itemsize)
-        for one in rows_of_a_slot
-    ]
-    each = dict(parts[0], keys_and_values=sum(part["keys_and_values"] for part in parts) // 2)
-    left = max(0, free - weights - PROCESS_BYTES)
-    slots = sizes.choose_slots(device, sum(each.values()), left)
-    if plan.slots is not None:
-        slots = plan.slots if plan.slots * sum(each.values()) <= left else 0
-    rows = max(1, slots)
-    held = (rows * each["keys_and_values"], rows * each["logits"])
-    return Option(device, quantization, dtype, weights, *held, PROCESS_BYTES, free, slots)
-
-
-def _adapter_bytes(plan: Plan) -> int:
-    """What an adapter takes in memory, in float32; its file mostly has 16 bit."""
-    files = Path(plan.adapter).expanduser().glob("*.safetensors") if plan.adapter else ()
-    return 2 * sum(path.stat().st_size for path in files)
 
 
 def _fit(
@@ -476,13 +299,3 @@ def _fit(
         asked = f"QUANTIZATION={chosen.quantization} does not fit on {chosen.device}"
         return Check("WARN", name, f"{asked}; set {tips(recommended)}")
     return Check("OK", name, f"QUANTIZATION={chosen.quantization} on {chosen.device}")
-
-
-def tips(option: Option) -> str:
-    """The settings that an option stands for, as they are written in .env."""
-    return f"QUANTIZATION={option.quantization} DEVICE={option.device}"
-
-
-def gigabytes(count: float) -> str:
-    """Bytes in words: 10^9, as files and weights are counted."""
-    return f"{count / 1e9:.1f} GB"

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy
 
-from ..engine.interface import Cell
-from ..errors import BadInput
-from ..records.claims import Alone, Claims, claims_folder, delete_claims
-from ..records.journal import Journal, Kept
-from .history import differences, in_words
+from ...engine.interface import Cell
+from ...errors import BadInput
+from ...records.claims import Alone, Claims, claims_folder, delete_claims
+from ...records.journal import Journal, Kept
+from ..history import differences, in_words
 from .ranks import Ranks
 
 # Cells of one pair that are claimed together: as many as share a context in a batch, and few enough

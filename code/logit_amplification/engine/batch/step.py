@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from ..errors import BadInput
-from ..models.adapters import gate_of
-from ..models.devices import is_split
-from ..models.sizes import STEP, round_up
+from ...errors import BadInput
+from ...machine.devices import is_split
+from ...machine.sizes import STEP, round_up
+from ...models.adapters import gate_of
+from ..cpu.compiled import CompiledCache, can_compile, compiled_copy, has_compiler
+from ..cpu.packed import can_pack, packed_copy
+from ..forward import cached_forward
 from .cache import Prefix, SlotLayer, attending, cache_layout
-from .cpu.compiled import CompiledCache, can_compile, compiled_copy, has_compiler
-from .cpu.packed import can_pack, packed_copy
-from .forward import cached_forward
 
 KINDS = ("eager", "packed", "compiled")
 

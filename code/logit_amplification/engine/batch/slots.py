@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models import sizes
-from ..models.adapters import gate_of, without_adapter
+from ...machine import sizes
+from ...models.adapters import gate_of, without_adapter
 from .cache import Prefix, cache_layout
 from .step import Rows, text_config, whole_blocks
 

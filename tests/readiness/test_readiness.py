@@ -14,7 +14,9 @@ from packaging.specifiers import SpecifierSet
 from command_line import python_of
 from local_hub import COMMIT, serving
 from logit_amplification.locations import ROOT
-from logit_amplification.models import advice, hardware, local, readiness, sizes
+from logit_amplification.machine import hardware, sizes
+from logit_amplification.models import local
+from logit_amplification.readiness import advice, checks
 from logit_amplification.settings import Settings, load_settings
 from mistral_files import save_mistral
 
@@ -88,7 +90,7 @@ def test_it_imports_nothing_that_must_be_installed():
     command = [sys.executable, "-S", "-s", "-E", str(SCRIPT), "--json"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     found = json.loads(ended.stdout)
-    wanted = len(list(readiness._requirements()))
+    wanted = len(list(checks._requirements()))
     assert level(found, "packages") == "WARN"
     assert f"not installed yet ({wanted} of {wanted})" in text(found, "packages")
     assert "pip install -r requirements.txt" in text(found, "packages")
@@ -109,42 +111,42 @@ def test_packages_have_one_line():
 
 
 def test_a_package_of_a_wrong_version_is_named(monkeypatch):
-    real = readiness.metadata.version
+    real = checks.metadata.version
     made_up = {"torch": "1.0"}
-    monkeypatch.setattr(readiness.metadata, "version", lambda name: made_up.get(name) or real(name))
-    check = readiness._packages()
+    monkeypatch.setattr(checks.metadata, "version", lambda name: made_up.get(name) or real(name))
+    check = checks._packages()
     assert check.level == "WARN" and "torch is 1.0, needed is >=" in check.text
     assert "pandas" not in check.text and "not installed" not in check.text
 
 
 def test_the_verdict_is_on_the_hardware_alone(monkeypatch):
     def nothing(name):
-        raise readiness.metadata.PackageNotFoundError(name)
+        raise checks.metadata.PackageNotFoundError(name)
 
     free = hardware.Memory(64 * GIB, 60 * GIB)
     monkeypatch.setattr(hardware, "memory", lambda: free)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(readiness.metadata, "version", nothing)
-    found = readiness.check_machine()
+    monkeypatch.setattr(checks.metadata, "version", nothing)
+    found = checks.check_machine()
     assert found.ready and list(advice.lines(found))[-1] == "Ready."
     monkeypatch.setattr(hardware, "memory", lambda: hardware.Memory(GIB, GIB))
     monkeypatch.setattr(hardware, "gpus", lambda: [])
-    assert not readiness.check_machine().ready
+    assert not checks.check_machine().ready
 
 
 def test_the_requirements_are_read_as_pip_reads_them():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     found = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    assert dict(readiness._requirements()).keys() == {one.name for one in found}
+    assert dict(checks._requirements()).keys() == {one.name for one in found}
     assert all(
-        one.specifier == SpecifierSet(dict(readiness._requirements())[one.name]) for one in found
+        one.specifier == SpecifierSet(dict(checks._requirements())[one.name]) for one in found
     )
 
 
 @pytest.mark.parametrize("version", ["1.2", "1.2.3", "2.0", "2.13.0+cpu", "5.9.9", "6.0.1", "10.0"])
 @pytest.mark.parametrize("wanted", ["", ">=1.2,<2", "==2.13.0", ">=5.9,<8", "<6", ">2,<=10"])
 def test_versions_are_compared_as_pip_does(version, wanted):
-    assert readiness.satisfies(version, wanted) == (version in SpecifierSet(wanted))
+    assert checks.satisfies(version, wanted) == (version in SpecifierSet(wanted))
 
 
 def test_memory_is_what_psutil_says():
@@ -334,7 +336,7 @@ def test_the_defaults_are_those_of_the_settings():
     """Before the libraries are there, the check estimates with these."""
     fields = Settings.model_fields
     assert fields["model"].default == local.MISTRAL
-    assert fields["max_new_tokens"].default == readiness.NEW_TOKENS
+    assert fields["max_new_tokens"].default == checks.NEW_TOKENS
     assert fields["quantization"].default == "8bit"
 
 
@@ -361,7 +363,7 @@ def test_what_is_recommended_on_other_machines(ram, gpu, recommended, monkeypatc
         kind, name, free, native = gpu
         gpus = [hardware.Gpu(kind, name, hardware.Memory(int(free), int(free)), native)]
     monkeypatch.setattr(hardware, "gpus", lambda: gpus)
-    found = readiness.check_machine()
+    found = checks.check_machine()
     if recommended is None:
         assert found.recommended is None and not found.ready
         assert any(
@@ -437,15 +439,15 @@ def test_slots_given_by_hand_must_fit_too(monkeypatch, tmp_path):
     monkeypatch.setattr(hardware, "gpus", lambda: [])
     monkeypatch.setattr(hardware, "memory", lambda: hardware.Memory(24 * GIB, 22 * GIB))
     monkeypatch.setenv("SLOTS", "4096")
-    assert readiness.check_machine().recommended is None
+    assert checks.check_machine().recommended is None
     monkeypatch.setenv("SLOTS", "2")
-    assert readiness.check_machine().recommended.slots == 2
+    assert checks.check_machine().recommended.slots == 2
 
 
 def test_a_torch_that_cannot_use_the_gpu_is_told(monkeypatch):
     gpu = hardware.Gpu("cuda", "RTX 4070", hardware.Memory(12 * GIB, 11 * GIB), "bfloat16")
-    monkeypatch.setattr(readiness.metadata, "version", lambda name: "2.13.0+cpu")
-    assert "cannot use it" in readiness._gpu([gpu]).text
+    monkeypatch.setattr(checks.metadata, "version", lambda name: "2.13.0+cpu")
+    assert "cannot use it" in checks._gpu([gpu]).text
 
 
 def test_faults_of_a_folder_are_named(tmp_path):
@@ -461,11 +463,11 @@ def test_faults_of_a_folder_are_named(tmp_path):
 def test_what_stands_beside_the_model_counts(monkeypatch, tmp_path):
     """Two checkpoints take twice the weights and as many keys and values; a base takes more."""
     monkeypatch.setattr(
-        readiness.hardware, "memory", lambda: readiness.hardware.Memory(64 * 10**9, 64 * 10**9)
+        checks.hardware, "memory", lambda: checks.hardware.Memory(64 * 10**9, 64 * 10**9)
     )
     given = {"model": "demo", "device": "cpu", "dtype": "float32", "slots": 8}
     plain, two, three = (
-        readiness.check_machine(settings=load_settings(**given, **more)).options[0]
+        checks.check_machine(settings=load_settings(**given, **more)).options[0]
         for more in ({}, {"model_b": "demo"}, {"model_b": "demo", "model_base": "demo"})
     )
     assert two.weights == 2 * plain.weights and three.weights == 3 * plain.weights
@@ -473,7 +475,7 @@ def test_what_stands_beside_the_model_counts(monkeypatch, tmp_path):
     assert three.keys_and_values == 1.5 * plain.keys_and_values
     (tmp_path / "adapter_model.safetensors").write_bytes(b"x" * 1000)
     asked = load_settings(**given, adapter=str(tmp_path))
-    adapted = readiness.check_machine(settings=asked).options[0]
+    adapted = checks.check_machine(settings=asked).options[0]
     assert adapted.weights == plain.weights + 2000
     unknown = load_settings(**given, model_b=str(tmp_path))
-    assert not readiness.check_machine(settings=unknown).ready
+    assert not checks.check_machine(settings=unknown).ready

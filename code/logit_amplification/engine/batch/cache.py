@@ -19,9 +19,9 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.cache_utils import CacheLayerMixin
 
-from ..errors import BadInput
-from .forward import next_logits
-from .interface import Stream
+from ...errors import BadInput
+from ..forward import next_logits
+from ..interface import Stream
 
 # ------------------------------------------------------------------------------------- attention
 

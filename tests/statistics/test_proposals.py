@@ -4,8 +4,8 @@ import numpy
 import pytest
 from test_rare_events import LEVELS, Draws, drawn, truth
 
-from logit_amplification.evaluation import proposals
-from logit_amplification.evaluation.rare_events import estimate
+from logit_amplification.statistics import proposals
+from logit_amplification.statistics.rare_events import estimate
 
 NEAR = drawn(numpy.random.default_rng(3), 2000)
 

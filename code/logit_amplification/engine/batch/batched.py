@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import BadInput
+from ...errors import BadInput
+from ..cpu.threads import Threads
+from ..interface import MODEL, Cell, Contrast, Generation, Request
 from .cache import Prefixes
-from .cpu.threads import Threads
 from .drawing import ROWS_AT_ONCE, append_row, draw_rows, most_likeliest, row_width
-from .interface import MODEL, Cell, Contrast, Generation, Request
 from .self_check import refuse_if_unlike
 from .slots import Slots
 from .step import kind_of_step

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..errors import BadInput
-from ..logits.amplification import Rule
-from ..logits.arms import ARMS
-from ..logits.measures import measure_step
-from ..logits.sampling import Draw
-from ..logits.vocabulary import PER_TOKEN
-from .interface import Generation, Request
+from ...errors import BadInput
+from ...logits.amplification import Rule
+from ...logits.arms import ARMS
+from ...logits.measures import measure_step
+from ...logits.sampling import Draw
+from ...logits.vocabulary import PER_TOKEN
+from ..interface import Generation, Request
 
 # Rows that rule, draw and measures take at once. On a CPU what lies between them stays in its cache
 # (docs/LOG.md); a GPU wants all of them.

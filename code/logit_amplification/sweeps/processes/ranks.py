@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from ..errors import BadInput
+from ...errors import BadInput
 
 # One process may still be fetching the model while the others are ready.
 PATIENCE = timedelta(minutes=60)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy
 import pytest
 
-from logit_amplification.evaluation.rare_events import Draws, estimate
+from logit_amplification.statistics.rare_events import Draws, estimate
 
 VOCABULARY, STEPS = 4, 5
 LEVELS = (0.0, 1.0, 2.0)

@@ -1,6 +1,6 @@
 """What recurs in A's texts and never in B's, on records made by hand."""
 
-from logit_amplification.evaluation import recurrence
+from logit_amplification.statistics import recurrence
 
 
 def record(text, pair="p", ratio=3.0):

@@ -1,0 +1,1 @@
+"""Will a model run here, and at which precision? Standard library only."""
