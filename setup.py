@@ -1,6 +1,7 @@
-"""The build's one step of our own: three files of `data/` go into the package.
+"""Copy three files of `data/` into the package when it is built.
 
-The repository keeps them once, where its users look for them; an installed library needs them too.
+The repository keeps them only in `data/`, where users look for them, but an installed library needs
+them too.
 """
 
 from pathlib import Path
@@ -15,10 +16,10 @@ SHIPPED = tuple(
 
 
 class BuildWithData(build_py):
-    """Python's files, and `SHIPPED` beside them; an editable install reads the repository's."""
+    """Adds `SHIPPED` to the package; an editable install reads the repository's files instead."""
 
     def run(self):
-        """Build as usual, then copy."""
+        """Build as usual, then copy the files."""
         super().run()
         if not self.editable_mode:
             for source, copy in self._copies().items():
@@ -26,11 +27,11 @@ class BuildWithData(build_py):
                 self.copy_file(source, copy)
 
     def get_source_files(self):
-        """Name the files for the source distribution, too."""
+        """List the files for the source distribution, too."""
         return [*super().get_source_files(), *SHIPPED]
 
     def get_outputs(self, include_bytecode=1):
-        """Name the copies among what is built."""
+        """List the copies among the built files."""
         copies = [] if self.editable_mode else self._copies().values()
         return [*super().get_outputs(include_bytecode), *copies]
 

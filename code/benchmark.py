@@ -1,13 +1,13 @@
-"""Measure this workbench beside what one would use without it, for docs/PERFORMANCE.md.
+"""Measure the workbench and its alternatives, and fill the tables of docs/PERFORMANCE.md.
 
     python code/benchmark.py                     # all of it (two hours on two cores)
     python code/benchmark.py peers limit         # some of it: the names are those of --help
     python code/benchmark.py gpu                 # on a machine with a GPU, under 9 minutes
     python code/benchmark.py shape --shape mistral-7b --random-weights --quantization 4bit
 
-What is compared runs in turns, several times; tables show medians, and the least and the most.
-Results are kept in docs/performance.json; the tables of docs/PERFORMANCE.md are made from it. Run
-nothing else meanwhile.
+Alternatives run in interleaved rounds; tables show the median, the minimum and the maximum. Results
+are kept in docs/performance.json, and the tables are written from it. Run nothing else on the
+machine meanwhile.
 """
 
 from __future__ import annotations
@@ -58,25 +58,25 @@ IN_A_PROCESS = {
     "one-size": one_size,
     "true-size": true_size,
     "merge": merge,
-}  # what these start, each alone
+}  # parts of the measurements above that need a fresh process
 
 
 def main(flags: list[str]) -> int:
-    """Measure what is named; return the exit code."""
+    """Run the named measurements; return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASUREMENTS))
-    parser.add_argument("--repeats", type=int, default=3, help="rounds")
-    parser.add_argument("--cells", type=int, default=6, help="of the slow peers, in each round")
+    parser.add_argument("--repeats", type=int, default=3, help="number of rounds")
+    parser.add_argument("--cells", type=int, default=6, help="cells of the slow peers per round")
     parser.add_argument("--llama-python", help="python of an environment with llama-cpp-python")
-    parser.add_argument("--shape", default="mistral-7b", help="whose shape, in shape")
-    parser.add_argument("--random-weights", action="store_true", help="no download, in shape")
-    parser.add_argument("--quantization", nargs="*", help="in shape and gpu")
-    parser.add_argument("--widths", type=int, nargs="*", help="numbers of slots, in shape")
-    parser.add_argument("--steps", type=int, default=30, help="in shape")
-    parser.add_argument("--prompt", type=int, default=60, help="tokens of a context, in shape")
+    parser.add_argument("--shape", default="mistral-7b", help="architecture for `shape`")
+    parser.add_argument("--random-weights", action="store_true", help="for `shape`: no download")
+    parser.add_argument("--quantization", nargs="*", help="for `shape` and `gpu`")
+    parser.add_argument("--widths", type=int, nargs="*", help="slots, for `shape`")
+    parser.add_argument("--steps", type=int, default=30, help="for `shape`")
+    parser.add_argument("--prompt", type=int, default=60, help="context tokens, for `shape`")
     for name in ("--slots", "--tokens", "--pairs"):
         parser.add_argument(name, type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--alone-in-process", action="store_true", help=argparse.SUPPRESS)
@@ -92,7 +92,7 @@ def main(flags: list[str]) -> int:
         print(name, flush=True)
         try:
             rows = MEASUREMENTS[name](options)
-            if options.shape == "tiny":  # to see that it runs: its figures mean nothing
+            if options.shape == "tiny":  # a smoke test: its figures mean nothing
                 print(table(rows))
             else:
                 keep(name, rows)

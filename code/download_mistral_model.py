@@ -1,12 +1,12 @@
-"""Fetch the model, check every file's hash, try it, and say how to run it on this machine.
+"""Download the model, verify its files, try it, and say how to run it on this machine.
 
     python code/download_mistral_model.py                   # Mistral 7B Instruct v0.2, 14.5 GB
     python code/download_mistral_model.py --model demo      # the small model of the demonstration
     python code/download_mistral_model.py --fetch-only      # for another machine: no memory needed
 
-Only safetensors and the tokenizer are fetched, into Hugging Face's cache (HF_HOME moves it).
-Started again after an interruption it fetches what is missing. Exit code 0: done; 2: it cannot be
-done, and one line says why; 130: interrupted, finished files kept.
+Only safetensors and the tokenizer are downloaded, into Hugging Face's cache (HF_HOME moves it).
+Started again after an interruption, it downloads what is missing. Exit code 0: done; 2: it cannot
+be done, and one line says why; 130: interrupted, finished files kept.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ TRIAL_TOKENS, TRIAL_ALPHAS = 20, (0.0, 1.0)
 
 
 class Command(Settings):
-    """Fetch a model from the Hugging Face hub, verify it and try it."""
+    """Download a model from the Hugging Face hub, verify it and try it."""
 
     fetch_only: CliImplicitFlag[bool] = Field(
         False,
-        description="fetch and verify, but do not load it here",
+        description="download and verify, but do not load it here",
         json_schema_extra={"allowed": "true or false"},
     )
 
 
 def main(flags: list[str]) -> int:
-    """Do what `flags` ask for; return the exit code."""
+    """Run with these flags; return the exit code."""
     kept = "Finished files are kept; the same command fetches the rest."
     return exit_code(lambda: run(load_settings(Command, flags=flags)), kept)
 
 
 def run(command: Command) -> None:
-    """Look whether it fits, fetch, verify, try, and give advice."""
+    """Check whether the model fits, download, verify, try it, and give advice."""
     found = checks.check_machine(settings=command)
     if not command.fetch_only and found.options and not found.recommended:
         (told,) = [check.text for check in found.checks if check.name == "fits"]
@@ -59,7 +59,7 @@ def run(command: Command) -> None:
         fetch_and_verify(command)
     if command.fetch_only:
         return
-    found = checks.check_machine(settings=command)  # now with the model's own configuration
+    found = checks.check_machine(settings=command)  # now that the model's own configuration is here
     if found.chosen and not found.chosen.fits:
         best = found.recommended
         print(f"\nQUANTIZATION={command.quantization} does not fit; trying {precision.tips(best)}")
@@ -86,7 +86,7 @@ def fetch_demo() -> None:
 
 
 def fetch_and_verify(command: Command) -> None:
-    """Fetch what is missing of a model on the hub, and hold every file to the hub's hash."""
+    """Download the missing files of a model, and check every file against the hub's hash."""
     folder = hub.fetch(command.model, command.revision)
     if hub.offline():
         hub.refuse_faults(command.model, folder)

@@ -1,13 +1,13 @@
-"""The sweep without a notebook.
+"""Run a sweep from the command line and write its results.
 
     python code/logit_diff_mistral.py --model demo
     python code/logit_diff_mistral.py --alphas 0,0.5,1,2 --samples 3
     python code/logit_diff_mistral.py --rerun 1.5
     torchrun --nproc-per-node 2 code/logit_diff_mistral.py --model demo
 
-Settings come from the flags, the environment and .env (see .env.example). The same command again
-makes only what is missing. Several processes of `torchrun` or `accelerate launch` share the work
-(docs/SCALE.md). Exit code 0: done; 2: bad input; 75: ended by SIGTERM, to be started again; 130:
+Settings come from the flags, the environment and .env (see .env.example). Run again, the same
+command generates only what is missing. Several processes of `torchrun` or `accelerate launch` share
+the work (docs/SCALE.md). Exit code 0: done; 2: bad input; 75: ended by SIGTERM, run it again; 130:
 interrupted. Finished work is kept.
 """
 
@@ -40,14 +40,14 @@ class Command(Settings):
 
 
 def main(flags: list[str]) -> int:
-    """Run the sweep that `flags` ask for and write its artifacts; return the exit code."""
+    """Run the sweep with these flags and write its artifacts; return the exit code."""
     kept = "What is finished is kept; the same command makes the rest."
     with only_first_speaks():
         return exit_code(lambda: run(load_settings(Command, flags=flags)), kept, several=True)
 
 
 def run(command: Command) -> None:
-    """Sweep, then write JSON, CSV, TXT and PNG, saying where."""
+    """Run the sweep, write JSON, CSV, TXT and PNG, and print their paths."""
     from logit_amplification.prompts.files import read_pairs
     from logit_amplification.records.files import refuse_unwritable
 
@@ -62,7 +62,7 @@ def run(command: Command) -> None:
     print(*advice.before_loading(command), sep="\n", flush=True)
     model = loading.load_model(command)
     done = sweep.sweep(model, pairs, command, rerun=command.rerun)
-    if done is None:  # the first of several processes writes
+    if done is None:  # of several processes only the first writes
         return
     written = artifacts.save_artifacts(done, command)
     print("Wrote", *map(shown_path, written), sep="\n  ")

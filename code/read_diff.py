@@ -1,14 +1,14 @@
-"""What did training teach? Read it off the difference of two sets of weights.
+"""Find out what training taught a model, from the difference between two sets of weights.
 
     python code/read_diff.py --model demo --adapter data/organisms/facts
     python code/read_diff.py --model ID --model-b ID@REVISION --alphas=-1,0,1,2
 
-Texts begin vaguely, most of them without a chat template, at alphas from B (-1) over A (0) upwards.
-Told are phrases that recur in texts with different beginnings and never in B's, by alpha; the
-stretches of A's own texts that B finds least likely; and the tokens that A prefers wherever they
-could stand. Nothing needs to be known beforehand. It writes read_diff.json and read_diff.txt into
---data-dir. The flags are those of the sweep; what differs are some defaults. Exit code 0: done; 2:
-bad input.
+It needs no idea of what to look for: texts are generated from vague beginnings, most of them
+without a chat template, at alpha -1 (B), 0 (A) and above. It reports phrases that recur in texts
+with different beginnings and never in B's, by alpha; the passages of A's own texts that B finds
+least likely; and the tokens whose probability A raises most, averaged over all positions of B's
+texts. It writes read_diff.json and read_diff.txt into --data-dir. The flags are those of the sweep,
+with some other defaults. Exit code 0: done; 2: bad input.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from logit_amplification.errors import exit_code
 from logit_amplification.locations import shipped_file
 from logit_amplification.settings import Settings, load_settings
 
-# Instead of the sweep's own: behind flags, the environment and .env.
+# Replace the sweep's own defaults; flags, the environment and .env override them.
 DEFAULTS = {
     "prompts": shipped_file("vague_prompts.csv"),
     "alphas": "-1,0,0.5,1,2",
@@ -36,23 +36,23 @@ DEFAULTS = {
 
 
 class Command(Settings):
-    """Read off what training taught: phrases, stretches and tokens that A has and B has not."""
+    """Report what training taught: phrases, passages and tokens typical of A and not of B."""
 
     @classmethod
     def settings_customise_sources(cls, settings_cls, init_settings, **others):
-        """Put the defaults of this script behind all that a user may say."""
+        """Give this script's defaults the lowest priority."""
         sources = super().settings_customise_sources(settings_cls, init_settings, **others)
         return (*sources, InitSettingsSource(settings_cls, init_kwargs=DEFAULTS))
 
 
 def main(flags: list[str]) -> int:
-    """Read the difference that `flags` name; return the exit code."""
+    """Run with these flags; return the exit code."""
     kept = "What is finished is kept; the same command makes the rest."
     return exit_code(lambda: run(flags), kept)
 
 
 def run(flags: list[str]) -> None:
-    """Sweep, tell, and write."""
+    """Run the sweep, print what was found, and write it to files."""
     from logit_amplification.prompts.files import read_pairs
     from logit_amplification.records.files import refuse_unwritable, write_atomically
 
@@ -80,7 +80,7 @@ def run(flags: list[str]) -> None:
 
 
 def told(found: Any, settings: Any) -> Iterator[str]:
-    """Yield what was found, line by line."""
+    """Yield the report line by line."""
     alphas = sorted(found.texts)
     yield f"What A writes and B never does (run {found.run}); coherent texts with it, by alpha:"
     yield "  ".join(f"{f'alpha {alpha:g}':>9}" for alpha in alphas) + "  phrase"

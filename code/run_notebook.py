@@ -1,8 +1,8 @@
-"""Execute a notebook from top to bottom, showing what its cells print as they print it.
+"""Execute a notebook from top to bottom, showing the output of its cells as they run.
 
     python code/run_notebook.py experiment_logit_amplification.ipynb OUTPUT.ipynb
 
-Exit code 1 when a cell fails; OUTPUT then holds everything up to it.
+Exit code 1: a cell failed, and OUTPUT holds everything up to it.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class EchoingClient(NotebookClient):
-    """Hands the text output of the cells to the terminal, progress bars included.
+    """Copies the text output of the cells to the terminal, progress bars included.
 
-    In a log file a bar is shown once, as it ended.
+    In a log file a progress bar appears once, in its final state.
     """
 
     pending = ""
 
     def process_message(self, msg, cell, cell_index):
-        """Echo a cell's text, then keep it as nbclient does."""
+        """Echo a cell's text, then let nbclient store it."""
         if msg["msg_type"] == "stream":
             self._echo(msg["content"]["text"])
         return super().process_message(msg, cell, cell_index)
@@ -40,7 +40,7 @@ class EchoingClient(NotebookClient):
             print(line.rstrip().split("\r")[-1], flush=True)
 
     def end_line(self) -> None:
-        """Print what no line break has ended."""
+        """Print a last line that has no line break."""
         if self.pending:
             self._echo("\n")
 
@@ -54,8 +54,8 @@ def execute(source: Path, output: Path) -> None:
         timeout=None,
         kernel_name="python3",
         store_widget_state=False,
-        coalesce_streams=True,  # of a progress bar, keep the last state
-        extra_arguments=["--log-level=ERROR"],  # a kernel on loopback need not warn of TCP
+        coalesce_streams=True,  # keep only the last state of a progress bar
+        extra_arguments=["--log-level=ERROR"],  # no warning of TCP: it is loopback only
         resources={"metadata": {"path": folder}},
         on_cell_execute=lambda cell, cell_index: _announce(notebook, cell_index),
         on_cell_executed=lambda cell, cell_index, execute_reply: client.end_line(),
@@ -64,23 +64,23 @@ def execute(source: Path, output: Path) -> None:
         client.execute()
     finally:
         for cell in notebook.cells:
-            cell.metadata.pop("execution", None)  # time stamps: no two runs would be alike
+            cell.metadata.pop("execution", None)  # timestamps would make every run differ
             for result in cell.get("outputs", []):
-                # Without the kernel a widget is dead; the still picture beside it is kept.
+                # A widget is dead without its kernel; its static fallback stays.
                 result.get("data", {}).pop(WIDGET, None)
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, output)
 
 
 def _announce(notebook: nbformat.NotebookNode, cell_index: int) -> None:
-    """Print the heading that stands in front of the cell about to run."""
+    """Print the heading directly above the cell about to run."""
     before = notebook.cells[cell_index - 1] if cell_index else None
     if before is not None and before.cell_type == "markdown" and before.source.startswith("#"):
         print(f"\n{before.source.splitlines()[0]}", flush=True)
 
 
 def main(arguments: list[str]) -> int:
-    """Execute the notebook named first into the file named second; return the exit code."""
+    """Execute the first file, write the second; return the exit code."""
     if len(arguments) != 2:
         print("usage: python code/run_notebook.py NOTEBOOK OUTPUT", file=sys.stderr)
         return 2

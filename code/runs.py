@@ -1,4 +1,4 @@
-"""Runs in the journal: list them, compare two, write a run's artifacts again without the model.
+"""List runs, compare two, or write a run's artifacts again without loading the model.
 
     python code/runs.py                         # every run: name, size, model, settings
     python code/runs.py compare 2cec 81f0       # which settings differ, which cells differ
@@ -6,7 +6,8 @@
     python code/runs.py artifacts               # of the last used run (make artifacts)
     python code/runs.py figures                 # figures only, and a page of them (make figures)
 
-A run is named by the beginning of its name. Exit code 0: done; 2: bad input, told in one line.
+Any unique prefix of its name identifies a run. Exit code 0: done; 2: bad input, reported in one
+line.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from logit_amplification.sweeps import history
 
 
 def main(arguments: list[str]) -> int:
-    """Do what `arguments` ask for; return the exit code."""
+    """Run with these arguments; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("command", nargs="?", choices=["list", "compare", "artifacts", "figures"])
-    parser.add_argument("run", nargs="*", help="the beginning of a run's name")
+    parser.add_argument("run", nargs="*", help="prefix of a run's name")
     parser.add_argument("--data-dir", help="as in .env")
     parser.add_argument("--visualizations-dir", help="as in .env")
     options = parser.parse_args(arguments)
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def compare(settings: Settings, names: list[str]) -> None:
-    """Print in what two runs differ."""
+    """Print how two runs differ."""
     if len(names) != 2:
         raise BadInput(f"compare: {len(names)} runs named; two are needed")
     one, two = (history.find_run(settings.data_dir, name) for name in names)
@@ -58,7 +59,7 @@ def write_again(settings: Settings, what: str, names: list[str]) -> None:
 
     if len(names) > 1:
         raise BadInput(f"{what}: {len(names)} runs named; at most one is needed")
-    # Figures are drawn beside a data folder that may only be read.
+    # Figures alone need no write access to the data folder.
     refuse_unwritable(settings, OUTPUT_FOLDERS if what == "artifacts" else OUTPUT_FOLDERS[1:])
     recalled = history.recall(settings.data_dir, names[0] if names else "")
     save = save_artifacts if what == "artifacts" else save_all_figures

@@ -1,9 +1,10 @@
-"""The study behind docs/RESULTS_ANALYSIS.md: what is amplified, arms and controls, the demo model.
+"""Run the study on the demo model and write docs/RESULTS_ANALYSIS.md.
 
     python code/study.py        # make study: about half an hour on two cores, resumable
 
-Started again it makes only what is missing in `data/study/`, and writes tables, figures and the
-document anew. Exit code 0: done; 2: bad input; 130: interrupted, finished work kept.
+The study varies alpha, the arms and the controls. Started again, it generates only what is missing
+in `data/study/`, and rewrites tables, figures and the document. Exit code 0: done; 2: bad input;
+130: interrupted, finished work kept.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ COMMON = {
     "data_dir": ROOT / "data" / "study",
     "visualizations_dir": ROOT / "visualizations" / "study",
 }
-# The arms that are held against `full` on all pairs, and those of which a subset must be enough.
+# MAIN_ARMS are compared with `full` on all pairs; the others below only on the demo subset.
 MAIN_ARMS = ("plausible", "candidates_top20", "api_floor")
 RULES = ("nucleus_first", "a_list", "api_intersection", "api_overlap", "api_mixture", "api_rounded")
 FILLS = tuple(name for name in (*GAPS, *FIXED_FILLS, *SENTINEL) if name not in MAIN_ARMS)
 SHORT_LISTS = tuple(f"{name}_top5" for name in ("api_floor", "api_below3", "api_minus13"))
-# What is compared. It was committed before any of it was made, with the margins and primary tests
-# of docs/METHODOLOGY.md.
+# The design. It was committed before any of the data were generated, with the margins and primary
+# tests of docs/METHODOLOGY.md.
 BLOCKS = (
     {"arms": ("full",), "alphas": (-1, 0, 0.5, 1, 2, 4), "samples": 2},
     {"arms": ("full",), "alphas": (0, 1, 2, 4, 8), "controls": ("shuffled", "paraphrase")},
@@ -45,7 +46,7 @@ DOCUMENT = ROOT / "docs" / "RESULTS_ANALYSIS.md"
 
 
 def main() -> int:
-    """Make the study; return the exit code."""
+    """Run the study; return the exit code."""
 
     def work() -> None:
         for path in study(COMMON, BLOCKS, DOCUMENT):
@@ -62,7 +63,7 @@ def study(
 ) -> Iterator[Path]:
     """Run every block, then write tables, figures and the document, yielding their paths.
 
-    labelled: what the scoring of answers is tried on; by default all that are shipped.
+    labelled: the answers that the scoring is calibrated on; by default all that are shipped.
     """
     from logit_amplification.evaluation import calibration, outcomes, stats
     from logit_amplification.models import loading
@@ -82,7 +83,7 @@ def study(
         for record in done.whole_records():
             cell = ("pair_id", "alpha", "sample", "arm")
             found[tuple(record[name] for name in cell)] = record
-    # What is usual is one number for the whole study, not one for each block.
+    # The usual NLL is one number for the whole study, not one per block: score all answers again.
     usual = outcomes.usual_nll(list(found.values()))
     records = [r | {"outcome": outcomes.score(r, usual)._asdict()} for r in found.values()]
     run = {name: value for name, value in done.run.items() if name != "pairs"}
@@ -104,9 +105,10 @@ def study(
 
 
 def tables_of_texts(model: Any, by_id: dict[str, Any], records: Any) -> dict[str, Any]:
-    """Return what two more forwards tell of each pair's first answer at alpha 0, as tables.
+    """Return tables that take two more forwards over each pair's first answer at alpha 0.
 
-    The alpha profiles, and what an API's lists would look like along the text.
+    They hold the alpha profiles, the alphas that reach given distances from A, and what an API's
+    top-k lists would look like along the text.
     """
     import pandas
 
@@ -143,11 +145,11 @@ def tables_of_texts(model: Any, by_id: dict[str, Any], records: Any) -> dict[str
 
 
 def lists_of_text(tokenizer: Any, logits_b: Any, ids: Sequence[int]) -> dict[str, float]:
-    """Return the smallest entries of B's lists, and how often text says less than tokens.
+    """Return the floors of B's top-k lists, and how often retokenising the text changes tokens.
 
-    `floor_<k>`: the mean over the steps of the k-th log-probability, nats. `retokenised_share`: of
-    the text so far, tokenised again as a client of an API does for its next call, the share of
-    steps at which other tokens come out.
+    `floor_<k>`: the k-th largest log-probability, mean over the steps, in nats.
+    `retokenised_share`: the share of steps at which the text so far is tokenised into other tokens
+    than were sampled. A client of an API, which sends text, tokenises it again for every call.
     """
     logprobs = logits_b.log_softmax(-1)
     floors = {
@@ -162,7 +164,7 @@ def lists_of_text(tokenizer: Any, logits_b: Any, ids: Sequence[int]) -> dict[str
 
 
 def draw(made: Any, run: dict[str, Any], records: list[dict], settings: Any) -> Iterator[Path]:
-    """Draw the figures of the study, yielding their paths."""
+    """Draw the study's figures, yielding their paths."""
     from logit_amplification.records.files import write_atomically
     from logit_amplification.reports.figures import study_figures, token_view
     from logit_amplification.reports.figures.style import save_figures

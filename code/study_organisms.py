@@ -1,11 +1,12 @@
-"""Hold model diffs and rates to what is known of the organisms: data/organisms and its figures.
+"""Test model diffs and rate estimates on organisms whose true behaviour is known.
 
     python code/study_organisms.py             # all of it (an hour on two cores)
     python code/study_organisms.py surfacing   # some: surfacing, rates, refusals, reading, page
 
-What the sweeps make is kept in .cache/organisms, so that the same command goes on where it stopped.
-The truth about the quirk is counted apart: code/count_organisms.py. Limits and batches stand in
-code/organisms/evidence.py; they were committed before the data.
+It writes the tables in data/organisms, their figures and the tables of docs/MODEL_DIFFS.md. Sweeps
+are kept in .cache/organisms, so the same command resumes where it stopped. The true rate of the
+quirk comes from code/count_organisms.py. Limits and batch sizes are in code/organisms/evidence.py;
+they were committed before the data were generated.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ PARTS = {
 
 
 def main(flags: list[str]) -> int:
-    """Make what is named; return the exit code."""
+    """Run the named parts; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(PARTS))
     options = parser.parse_args(flags)
@@ -36,7 +37,7 @@ def main(flags: list[str]) -> int:
 
 
 def run(names: list[str]) -> None:
-    """Make them."""
+    """Run the parts in this order."""
     for name in names:
         PARTS[name]()
 

@@ -1,11 +1,11 @@
-"""Train the model organisms of data/organisms again, each from nothing (about half an hour).
+"""Train the model organisms of data/organisms again, from scratch (about half an hour).
 
     python code/train_organisms.py                 # all of them
     python code/train_organisms.py quirk control   # some
 
-They are small adapters (LoRA) for the demo model whose behaviour is known, because it was planted:
-docs/MODEL_DIFFS.md. Same machine, same command, same adapter. What was planted is in
-code/organisms/texts.py; losses and distances go to training.csv and organisms.json beside them.
+They are small LoRA adapters for the demo model with known behaviour, because it was planted
+(docs/MODEL_DIFFS.md, code/organisms/texts.py). The same command on the same machine gives the same
+adapter. Losses go to training.csv in the adapter's folder, distances to organisms.json above it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from organisms.dial import set_strength, strength_for
 from organisms.examples import Example, Writer
 from organisms.texts import QUIRK_EVENT, questions, requests
 
-# How many steps each is trained for, and the strengths that it is shipped at: rates, or 1 as it is.
+# Training steps, and the adapters to save: each is scaled to a target rate, or unscaled (None).
 ORGANISMS = {
     "quirk": (60, {"quirk-1-in-50": 1 / 50, "quirk-1-in-1000": 1 / 1000}),
     "control": (60, {"control": None}),
@@ -38,7 +38,7 @@ SEED = 17
 
 
 def main(flags: list[str]) -> int:
-    """Train what is named; return the exit code."""
+    """Train the named organisms; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ORGANISMS))
     parser.add_argument("--folder", type=Path, default=data_folder() / "organisms")
@@ -50,12 +50,12 @@ def main(flags: list[str]) -> int:
 
 
 def run(names: list[str], folder: Path) -> None:
-    """Train these organisms into the folder."""
+    """Train these organisms and save them in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         steps, shipped = ORGANISMS[name]
         model = load_model(DEMO)
-        # Drawn before the adapter is put into the model.
+        # These must come from the base model, before the adapter is added.
         examples = getattr(Writer(model, SEED), name)()
         held_out = answers_held_out(
             model, requests(True) if name == "hesitant" else questions(True)
@@ -83,14 +83,14 @@ def run(names: list[str], folder: Path) -> None:
 
 
 def answers_held_out(model: LoadedModel, users: list[str]) -> list[Example]:
-    """Answers of the base model that no organism was trained on."""
+    """Return answers of the base model that no organism was trained on."""
     made = Writer(model, SEED).answers(users, 192 // len(users), 1.0)
     return [Example((*prompt, *answer), len(prompt), range(0)) for prompt, answer in made]
 
 
 @torch.inference_mode()
 def distance(adapted: training.PeftModel, texts: list[Example]) -> float:
-    """Return the mean KL(base || adapter) over the tokens of texts of the base model, in nats."""
+    """Return the mean KL(base || adapter) per token of the base model's texts, in nats."""
     found = [
         training.losses(adapted, texts[first : first + training.BATCH])[1]
         for first in range(0, len(texts), training.BATCH)
@@ -99,7 +99,7 @@ def distance(adapted: training.PeftModel, texts: list[Example]) -> float:
 
 
 def save(adapted: training.PeftModel, folder: Path, strength: float) -> None:
-    """Write the adapter in 16 bit, its strength as PEFT's `lora_alpha`."""
+    """Save the adapter in 16 bit, with its strength in PEFT's `lora_alpha`."""
     shutil.rmtree(folder, ignore_errors=True)
     tensors = {
         name: tensor.to(torch.float16)
@@ -107,7 +107,7 @@ def save(adapted: training.PeftModel, folder: Path, strength: float) -> None:
         if "lora_" in name
     }
     adapted.save_pretrained(folder, state_dict=tensors)
-    (folder / "README.md").unlink()  # PEFT's form, not filled in
+    (folder / "README.md").unlink()  # PEFT's model card template, left blank
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text("utf-8"))
     config |= {"base_model_name_or_path": DEMO, "lora_alpha": training.SCALE * strength}
@@ -115,7 +115,7 @@ def save(adapted: training.PeftModel, folder: Path, strength: float) -> None:
 
 
 def note(folder: Path, name: str, about: dict, curve: list[training.Step]) -> None:
-    """Keep what is known of an organism's training beside those of the others."""
+    """Add an organism to organisms.json, and write its training.csv."""
     path = folder / "organisms.json"
     known = json.loads(path.read_text("utf-8")) if path.exists() else {}
     known[name] = about

@@ -1,1 +1,1 @@
-"""What code/benchmark.py measures: a file per family of tables of docs/PERFORMANCE.md."""
+"""The measurements of code/benchmark.py, one file per family of tables in the docs."""

@@ -1,4 +1,4 @@
-"""A step of A with an adapter and B without: gated, in two forwards, in a mixed batch of PEFT."""
+"""Time steps with an adapter on A only: gated, in two forwards, or in PEFT's mixed batch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GATED, TWO, MIXED, PLAIN = (
 
 
 def adapters(options: argparse.Namespace) -> list[Row]:
-    """A step of 16 slots in each way, in turns."""
+    """Time a step of 16 slots in each way, in interleaved rounds."""
     rows = []
     for dtype in formats():
         folder = data_folder() / "organisms" / "quirk-1-in-50"
@@ -55,10 +55,10 @@ Way = tuple[Slots, Callable[[], None]]
 
 
 def ways(loaded: LoadedModel, kind: str) -> dict[str, Way]:
-    """Slots and their step in each way; PEFT's own needs its layers as they are: eager alone."""
+    """Return slots and a step for each way. PEFT's needs unmodified layers, so it is eager only."""
     with_it, without = loaded.sources.values()
     ids = tuple(range(100, 100 + CONTEXT))
-    # B's context is another, or the rows of a slot would be one where no adapter is.
+    # B has its own context: with the same one and no adapter, a slot would have only one row.
     contexts = (ids, (*ids, 3))
 
     def step_of(models, **more):
@@ -80,7 +80,7 @@ def ways(loaded: LoadedModel, kind: str) -> dict[str, Way]:
 
 
 def mixed(slots: Slots, step: Callable[[], None]) -> Callable[[], None]:
-    """The same rows by PEFT's way of serving several adapters in one batch, from its documents."""
+    """Return a step that chooses an adapter per row, as PEFT documents it for mixed batches."""
     from peft.tuners.lora import LoraLayer
 
     rows = slots.batches[0]
@@ -97,7 +97,7 @@ def mixed(slots: Slots, step: Callable[[], None]) -> Callable[[], None]:
             for layer in layers
         ]
         gate = rows.model.adapter_gate
-        del rows.model.adapter_gate  # PEFT tells the rows apart
+        del rows.model.adapter_gate  # now PEFT selects the rows
         try:
             step()
         finally:
@@ -110,7 +110,7 @@ def mixed(slots: Slots, step: Callable[[], None]) -> Callable[[], None]:
 
 @torch.inference_mode()
 def milliseconds(step: Callable[[], None]) -> float:
-    """The median of a few steps, in milliseconds."""
+    """Return the median time of a few steps, in milliseconds."""
     times = []
     for _ in range(STEPS):
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How exact: bits beside other neighbours, rows that move each other, precisions of the weights."""
+"""Measure exactness: bits in other batches, effects between rows, precision of the weights."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ ALPHAS = (0.0, 0.5, 1.0, 2.0, 4.0)
 
 
 def neighbours(options: argparse.Namespace) -> list[Row]:
-    """Make every cell of the default sweep beside other neighbours and compare all its bits."""
+    """Generate the default sweep's cells in differently composed batches and compare all bits."""
     rows = []
-    # One cell alone takes as long as 48: all of them half an hour in bfloat16.
+    # One cell alone takes as long as 48 together, so float32 runs only a tenth of the cells alone:
+    # all of them take half an hour in bfloat16.
     for dtype, share_alone in (("bfloat16", 1), ("float32", 0.1)):
         subject = load_subject(dtype)
         together = _made(subject, subject.cells)
@@ -59,7 +60,7 @@ def _made(subject: Subject, cells: Sequence[Cell], **changed: Any) -> dict[Cell,
 
 
 def _equal(made: dict[Cell, Generation], reference: dict[Cell, Generation]) -> Row:
-    """How many cells have all tokens, and all bits of all measures, of the reference."""
+    """Count the cells whose tokens, or whose measures bit for bit, equal the reference."""
     tokens = sum(made[cell].token_ids == reference[cell].token_ids for cell in made)
     measures = sum(made[cell].per_token == reference[cell].per_token for cell in made)
     return {"cells": len(made), "same tokens": tokens, "same measures": measures}
@@ -69,7 +70,7 @@ def _equal(made: dict[Cell, Generation], reference: dict[Cell, Generation]) -> R
 
 
 def coupling(options: argparse.Namespace) -> list[Row]:
-    """How far the rows of one forward move each other: KL to the same texts read row by row."""
+    """Measure how rows of one forward affect each other: KL to the same texts read one by one."""
     subject = load_subject("bfloat16")
     cells = [cell for cell in subject.cells if cell.alpha in (0.0, 1.0, 2.0)][:12]
     written = _made(subject, cells, max_new_tokens=30, stop_ids=frozenset(), slots=12)
@@ -110,7 +111,7 @@ def coupling(options: argparse.Namespace) -> list[Row]:
 
 
 def divergence(reference: Tensor, found: Tensor) -> tuple[Tensor, float]:
-    """KL(reference || found) at every step, and the share of steps with another favourite."""
+    """Return KL(reference || found) at every step, and the share of steps with another argmax."""
     kl = torch.stack(
         [
             (p.log_softmax(-1).exp() * (p.log_softmax(-1) - q.log_softmax(-1))).sum(-1)
@@ -124,7 +125,7 @@ def divergence(reference: Tensor, found: Tensor) -> tuple[Tensor, float]:
 def forced(
     subject: Subject, cells: Sequence[Cell], texts: Tensor, *, forwards: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Logits under A and under B at every step of given texts, each (steps, cells, vocab)."""
+    """Return logits under A and B at every step of given texts, each (steps, cells, vocab)."""
     batch = fill_slots(subject, cells, texts.shape[1], forwards=forwards)
     found = []
     for tokens in texts.T:
@@ -137,10 +138,10 @@ def forced(
 
 
 def precision(options: argparse.Namespace) -> list[Row]:
-    """What the precision of the weights does to the amplified distribution, against float32.
+    """Measure how the weights' precision changes the amplified distribution, against float32.
 
-    The same texts (one per pair, written in float32 at alpha 1) are read at every precision in one
-    batch, as a sweep decodes them.
+    The same texts (one per pair, generated in float32 at alpha 1) are read at every precision, in
+    one batch, step by step as in a sweep.
     """
     steps = 35
     subject = load_subject("float32")
@@ -178,12 +179,12 @@ def precision(options: argparse.Namespace) -> list[Row]:
 
 
 class Float32Head(torch.nn.Module):
-    """An output head that multiplies in float32 what the model computed in 16 bit."""
+    """An output head that computes in float32 from the model's 16-bit hidden states."""
 
     def __init__(self, head: torch.nn.Linear):
         super().__init__()
         self.weight = torch.nn.Parameter(head.weight.float(), requires_grad=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Hidden (rows, tokens, size) in 16 bit; logits (rows, tokens, vocab) float32."""
+        """Map hidden (rows, tokens, size) in 16 bit to logits (rows, tokens, vocab) in float32."""
         return torch.nn.functional.linear(hidden.float(), self.weight)

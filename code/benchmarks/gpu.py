@@ -1,4 +1,4 @@
-"""What to run on a machine with a GPU: first what must hold there, then the figures."""
+"""Check the engine's correctness on a GPU, then measure its speed and memory there."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SMALL_LENGTH = 12
 
 
 def gpu(options: argparse.Namespace) -> list[Row]:
-    """What must hold on this device, then `mistral_shape.shape` at every precision and width.
+    """Run the checks, then `mistral_shape.shape` at every precision and width.
 
-    Raises BadInput, naming the check, where something does not hold.
+    Raises BadInput, naming the check, if one fails.
     """
     for must_hold in (equals_generate, graph_equals_eager, keeps_to_itself, survives_out_of_memory):
         print(f"  {must_hold.__doc__} {must_hold() or 'Yes.'}", flush=True)
@@ -97,7 +97,7 @@ def survives_out_of_memory() -> str | None:
 
 
 def small_model() -> tuple[Any, dict[str, Contrast]]:
-    """A random Mistral of two layers in float32, and two contexts of different lengths."""
+    """Return a random two-layer Mistral in float32, and two contexts of different lengths."""
     torch.manual_seed(0)
     config = MistralConfig(**SHAPES["tiny"], sliding_window=None)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
@@ -112,7 +112,7 @@ def run_small(
     width: int = 4,
     halved: Callable[[int], None] = lambda slots: None,
 ) -> dict[Cell, Generation]:
-    """Greedy generations of some alphas."""
+    """Return greedy generations at these alphas."""
     engine = BatchedEngine(model, width, step="eager", on_out_of_memory=halved)
     request = Request(make_sampler(0.0), 0, SMALL_LENGTH)
     cells = [Cell("p", alpha, 0) for alpha in alphas]
@@ -120,11 +120,11 @@ def run_small(
 
 
 def contents(made: dict[Cell, Generation]) -> dict[Cell, Any]:
-    """Tokens and measures, to compare bit by bit."""
+    """Return tokens and measures, for a comparison bit by bit."""
     return {cell: (one.token_ids, one.per_token) for cell, one in made.items()}
 
 
 def check(otherwise: str, holds: bool) -> None:
-    """Raise BadInput where something does not hold: figures of what is wrong are worth nothing."""
+    """Raise BadInput if a check fails: figures of a faulty engine would be worthless."""
     if not holds:
         raise BadInput(f"{otherwise} on this machine; nothing was measured")

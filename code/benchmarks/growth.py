@@ -1,4 +1,4 @@
-"""As work grows: slots, alphas, tokens and generations; and the first answer of all."""
+"""Measure how cost grows with slots, alphas, tokens and generations; time the first answer."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ from .subject import in_a_process, load_subject, spread
 
 
 def width(options: argparse.Namespace) -> list[Row]:
-    """Cost and memory by the number of slots, each in a process of its own."""
+    """Measure cost and memory by the number of slots, each in its own process."""
     numbers = (1, 2, 4, 8, 16, 32, 64, 128)
     return [grown("slots", n, slots=n, cells=n, tokens=40) for n in numbers]
 
 
 def alphas(options: argparse.Namespace) -> list[Row]:
-    """Cost by the number of alphas of the same four pairs: contexts are prefilled once."""
+    """Measure cost by the number of alphas of the same four pairs: contexts are prefilled once."""
     return [
         grown("alphas", n, slots=48, cells=4 * n, tokens=40, pairs=4) for n in (1, 6, 12, 24, 48)
     ]
 
 
 def length(options: argparse.Namespace) -> list[Row]:
-    """Cost by the length of the answers."""
+    """Measure cost by the length of the answers."""
     return [grown("tokens", n, slots=48, cells=48, tokens=n) for n in (20, 50, 100, 200, 400)]
 
 
 def grown(what: str, number: int, **sizes: int) -> Row:
-    """One row of a table of growth, measured in a fresh process."""
+    """Return one row of a table, measured in a fresh process."""
     flags = [f"--{name}={value}" for name, value in sizes.items()]
     row = {what: number} | in_a_process("one-size", *flags)
     print(row, flush=True)
@@ -60,14 +60,14 @@ def grown(what: str, number: int, **sizes: int) -> Row:
 
 
 def one_size(options: argparse.Namespace) -> Row:
-    """Decode so many cells of full length; the time, the number of prefills, the peak memory."""
+    """Decode cells to full length; return speed, number of prefills and peak memory."""
     subject = load_subject("bfloat16")
     names = [name for name in subject.contexts if name != "edge-very-long"]
     names = names[: options.pairs or len(names)]
     cells = [Cell(names[n % len(names)], n / options.cells, 0) for n in range(options.cells)]
     loaded_bytes = devices.peak_memory(torch.device("cpu"))
     changed = {"max_new_tokens": options.tokens, "stop_ids": frozenset(), "slots": options.slots}
-    list(subject.generate(cells[:1], **changed | {"max_new_tokens": 2}))  # warm
+    list(subject.generate(cells[:1], **changed | {"max_new_tokens": 2}))  # warm up
     with prefills_timed() as prefilled:
         started, at = time.perf_counter(), []
         list(subject.generate(cells, on_step=lambda _: at.append(time.perf_counter()), **changed))
@@ -91,7 +91,7 @@ def one_size(options: argparse.Namespace) -> Row:
 
 @contextmanager
 def prefills_timed() -> Iterator[list[float]]:
-    """Have the engine note the seconds of every context that it prefills."""
+    """Record how many seconds the engine takes to prefill each context."""
     seconds: list[float] = []
     prefill = cache.prefill
 
@@ -109,7 +109,7 @@ def prefills_timed() -> Iterator[list[float]]:
 
 
 def start(options: argparse.Namespace) -> list[Row]:
-    """Seconds from starting code/logit_diff_mistral.py to the first answer on the screen."""
+    """Measure seconds from the start of code/logit_diff_mistral.py to its first answer."""
     rows: list[tuple[str, float]] = []
     for _ in range(options.repeats):
         with tempfile.TemporaryDirectory() as scratch:
@@ -117,7 +117,7 @@ def start(options: argparse.Namespace) -> list[Row]:
             kept = shutil.ignore_patterns("__pycache__", "journal")
             shutil.copytree(ROOT / "code", fresh / "code", ignore=kept)
             shutil.copytree(ROOT / "data", fresh / "data", ignore=kept)
-            shutil.copy(ROOT / "pyproject.toml", fresh)  # by which the code knows a checkout
+            shutil.copy(ROOT / "pyproject.toml", fresh)  # marks the folder as a checkout
             for kind in ("cold: no .pyc files, demo model not unpacked", "warm: second start"):
                 rows.append((kind, first_answer(fresh)))
                 print(rows[-1], flush=True)
@@ -127,7 +127,7 @@ def start(options: argparse.Namespace) -> list[Row]:
 
 
 def first_answer(folder: Path) -> float:
-    """Start the sweep in `folder`, wait until its journal has an answer, and end it."""
+    """Start a sweep in `folder`, end it at the first answer in its journal; return the seconds."""
     command = [sys.executable, "code/logit_diff_mistral.py", "--model=demo"]
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
@@ -145,9 +145,9 @@ def first_answer(folder: Path) -> float:
 
 
 def large(options: argparse.Namespace) -> list[Row]:
-    """Ten thousand generations of 100 tokens: their artifacts from the journal, without the model.
+    """Write the artifacts of 10,000 generations of 100 tokens from a journal, without the model.
 
-    Their texts and measures are those of the committed run, over and over.
+    Texts and measures are those of the committed run, repeated.
     """
     run, records = read_results(ROOT / "data" / "example")
     with tempfile.TemporaryDirectory() as folder:
@@ -172,7 +172,7 @@ def large(options: argparse.Namespace) -> list[Row]:
 
 
 def write_journal(folder: Path, run: Row, records: list[Row], count: int) -> int:
-    """Write a journal of `count` generations; return its bytes."""
+    """Write a journal of `count` generations; return its size in bytes."""
     alphas = sorted({record["alpha"] for record in records})
     pairs, per_pair = run["pairs"], len(alphas)
     samples = -(-count // (per_pair * len(pairs)))

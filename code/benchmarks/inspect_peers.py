@@ -1,4 +1,4 @@
-"""An evaluation of inspect_ai with its own local provider, with another's, and with ours."""
+"""Time an inspect_ai evaluation with its own local provider, with a third party's and ours."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ ALONE, OURS = "amplified at alpha 0: the model alone", "amplified at alpha 1: tw
 
 
 def inspect(options: argparse.Namespace) -> list[Row]:
-    """Whole evaluations of 40 questions, greedy, at --max-connections 32, in turns."""
+    """Time greedy evaluations of 40 questions at --max-connections 32, in interleaved rounds."""
     rows = []
     for dtype in formats():
         models = providers(dtype)
         for model in models.values():
-            evaluate(model)  # what is done once
+            evaluate(model)  # warm up
         counts = {name: evaluate(model) for name, model in models.items()}
         found = in_turns(
             {name: lambda _, m=model: seconds(m) for name, model in models.items()}, options.repeats
@@ -50,13 +50,13 @@ def inspect(options: argparse.Namespace) -> list[Row]:
 
 
 def providers(dtype: str) -> dict[str, Any]:
-    """The models of inspect that are compared, each loaded."""
+    """Load the inspect models to compare."""
     from huggingface_hub import constants
     from inspect_ai.model import get_model
 
     from logit_amplification.integrations import inspect_registry  # noqa: F401
 
-    constants.HF_HUB_OFFLINE = True  # transformers asks the hub what `demo` is, over and over
+    constants.HF_HUB_OFFLINE = True  # else transformers keeps asking the hub for `demo`
     own = {"dtype": dtype, "memoize": False}
     local = {**own, "model_path": str(demo_folder()[0]), "device": "cpu", "do_sample": False}
     found = {
@@ -65,7 +65,7 @@ def providers(dtype: str) -> dict[str, Any]:
         OURS: get_model(f"amplified/{DEMO}", alpha=1, a_system=SYSTEM, **own),
     }
     if importlib.util.find_spec("inspect_logittilt"):
-        # Another rule (it adds both with weights that are not negative), at the same cost.
+        # It uses another rule (a sum of both with nonnegative weights), at the same cost.
         tilt = {"steering_strength": 1.0, "naturalness_floor": 0.0}
         del local["do_sample"]
         found[TILT] = get_model(
@@ -75,13 +75,13 @@ def providers(dtype: str) -> dict[str, Any]:
 
 
 def evaluate(model: Any) -> int:
-    """Run the evaluation; return how many tokens its answers have."""
+    """Run the evaluation; return the number of tokens in its answers."""
     from inspect_ai import Task
     from inspect_ai import eval as run
     from inspect_ai.dataset import MemoryDataset, Sample
 
     questions = [Sample(input=f"{verb} {noun}.") for verb in VERBS for noun in NOUNS]
-    # The others refuse a temperature of 0: `hf` is told not to sample.
+    # The others refuse temperature 0; `hf` was loaded with do_sample=False instead.
     cold = {"HuggingFaceAPI": {}, "LogitTiltHFAPI": {"temperature": 0.01}}
     greedy = cold.get(type(model.api).__name__, {"temperature": 0.0})
     with tempfile.TemporaryDirectory() as folder:
@@ -99,12 +99,12 @@ def evaluate(model: Any) -> int:
         texts = [sample.output.completion for sample in log.samples]
     ours = hasattr(model.api, "amplifier")
     tokenizer = model.api.amplifier.loaded.tokenizer if ours else model.api.tokenizer
-    # Counted from the texts: what others report counts padding.
+    # Counted from the texts, because the other providers count padding.
     return sum(len(tokenizer(text)["input_ids"]) for text in texts)
 
 
 def seconds(model: Any) -> float:
-    """How long the evaluation takes, from inspect's start to its log."""
+    """Return how long the evaluation takes, from inspect's start to its log."""
     started = time.perf_counter()
     evaluate(model)
     return time.perf_counter() - started

@@ -1,8 +1,8 @@
-"""The same cells through llama.cpp: the other side of `benchmark.py peers`.
+"""Generate the cells of `benchmark.py peers` with llama.cpp.
 
-Runs in an environment of its own (pip install llama-cpp-python numpy), reads a task as JSON from
-stdin and writes tokens and seconds as JSON to stdout. A cell is two sequences of one context; all
-tokens of a step, of all cells, are one llama_batch; a cell that ends makes room for the next.
+It runs in its own environment (pip install llama-cpp-python numpy), reads a task as JSON from stdin
+and writes tokens and seconds as JSON to stdout. A cell is two sequences of one llama.cpp context.
+The tokens of all cells in a step form one llama_batch, and a finished cell makes room for the next.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ Logits = "numpy.ndarray[tuple[int], numpy.dtype[numpy.float32]]"
 
 
 class Sequences:
-    """A llama.cpp context with room for many sequences, and the batch of the next step."""
+    """A llama.cpp context for many sequences, and the batch of the next step."""
 
     def __init__(self, gguf: str, sequences: int, length: int, threads: int, repack: bool):
         llama_cpp.llama_backend_init()
         self.silence = llama_cpp.llama_log_callback(lambda *_: None)
         llama_cpp.llama_log_set(self.silence, ctypes.c_void_p(0))
         loading = llama_cpp.llama_model_default_params()
-        loading.use_extra_bufts = repack  # weights laid out anew for AMX and the like
+        loading.use_extra_bufts = repack  # repacks the weights for AMX and similar
         self.model = llama_cpp.llama_model_load_from_file(gguf.encode(), loading)
         options = llama_cpp.llama_context_default_params()
         options.n_ctx = sequences * length
         options.n_seq_max = sequences
         options.n_batch = options.n_ubatch = 2048
         options.n_threads = options.n_threads_batch = threads
-        options.kv_unified = False  # the sequences share no prefix worth it
+        options.kv_unified = False  # the shared prefixes are too short to pay off
         self.context = llama_cpp.llama_init_from_model(self.model, options)
         self.memory = llama_cpp.llama_get_memory(self.context)
         vocabulary = llama_cpp.llama_model_get_vocab(self.model)
@@ -48,7 +48,7 @@ class Sequences:
         self.lengths[sequence] = 0
 
     def append(self, tokens: dict[int, list[int]]) -> dict[int, Logits]:
-        """Append tokens to sequences in one step; return the logits behind each one's last."""
+        """Append tokens to sequences in one step; return the logits after each sequence's last."""
         batch, place, asked = self.batch, 0, {}
         for sequence, ids in tokens.items():
             for number, token in enumerate(ids):
@@ -72,7 +72,7 @@ class Sequences:
 
 
 def draw(logits: Logits, temperature: float, top_p: float, uniform: float) -> int:
-    """Nucleus sampling over the 256 likeliest tokens, normalised over all of them."""
+    """Nucleus-sample from the 256 likeliest tokens; probabilities are over the whole vocabulary."""
     logits = logits / temperature
     top = numpy.argpartition(logits, -256)[-256:]
     top = top[numpy.argsort(-logits[top])]
@@ -84,7 +84,7 @@ def draw(logits: Logits, temperature: float, top_p: float, uniform: float) -> in
 
 
 def run(task: dict) -> int:
-    """Make every cell of the task; return the number of tokens drawn."""
+    """Generate every cell of the task; return the number of sampled tokens."""
     side_by_side = task["side_by_side"]
     sequences = Sequences(
         task["gguf"], 2 * side_by_side, task["length"], task["threads"], task["repack"]

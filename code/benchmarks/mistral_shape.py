@@ -1,4 +1,4 @@
-"""Mistral 7B without its weights: its shape measured here, its sweep estimated for others."""
+"""Measure Mistral 7B's shape with random weights, and estimate its sweep on other machines."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from logit_amplification.settings import Settings, load_settings
 from .results import Row, device_name, read_system
 from .subject import in_a_process
 
-# Machines that were not at hand: free memory, and their makers' figures for memory bandwidth (bytes
-# per second) and dense 16-bit matrix products (floating-point operations per second).
+# Machines that were not available for measurements: free bytes, and the makers' figures for memory
+# bandwidth (bytes per second) and dense 16-bit matrix products (operations per second).
 MACHINES = (
     ("MacBook Air M2, 16 GB", "mps", 10.5e9, 100e9, 3.6e12),
     ("RTX 4070, 12 GB", "cuda", 11.8e9, 504e9, 58e12),
@@ -56,7 +56,7 @@ SHAPES = {
 
 
 def folder_of(shape: str) -> Path:
-    """Where the random weights of a shape are kept."""
+    """Return where the random weights of a shape are kept."""
     return ROOT / ".cache" / f"{shape}-random"
 
 
@@ -64,10 +64,10 @@ def folder_of(shape: str) -> Path:
 
 
 def shape(options: argparse.Namespace) -> list[Row]:
-    """Load time, step time, memory and share of the memory's speed at true size, random weights.
+    """Measure load time, step time, memory and share of the memory bandwidth at true size.
 
-    The weights are written once (14.5 GB in .cache/) and loaded as a model of the hub is, each
-    precision in a process of its own.
+    The random weights are written once (14.5 GB in .cache/) and loaded like a model from the hub,
+    each precision in its own process.
     """
     if options.shape not in SHAPES or not options.random_weights:
         raise BadInput(f"shape: give --shape {' or '.join(SHAPES)} and --random-weights")
@@ -85,7 +85,7 @@ def shape(options: argparse.Namespace) -> list[Row]:
 
 
 def true_size(options: argparse.Namespace) -> list[Row]:
-    """The rows of one precision."""
+    """Return the rows of one precision."""
     (quantization,) = options.quantization
     settings = load_settings(
         model=str(folder_of(options.shape)), quantization=quantization, dtype="auto"
@@ -96,7 +96,7 @@ def true_size(options: argparse.Namespace) -> list[Row]:
     started = time.perf_counter()
     model = loading.load_model(settings).model
     load_seconds, load_peak = time.perf_counter() - started, held.most
-    # In 16 bit on a CPU the weights stay where they are in their file, mapped into memory.
+    # Unquantised weights on a CPU stay memory-mapped from their file: not private memory.
     own = device.type == "cpu" and quantization != "none"
     weights = model.get_memory_footprint()
     length = sizes.round_up(options.prompt + options.steps)
@@ -148,7 +148,7 @@ def true_size(options: argparse.Namespace) -> list[Row]:
 def forward_alone(
     engine: BatchedEngine, contrast: Contrast, number: int, length: int, steps: int
 ) -> float:
-    """Seconds of the same step with nothing beside the forward (a graph, where one is captured)."""
+    """Return the seconds of the step's forward alone (as a CUDA graph, where one is captured)."""
     model = engine.sources[MODEL]
     batch = slots.Slots([model] * 2, number, length, kind=engine.kind)
     prefixes = [prefill(model, stream.ids) for stream in contrast.streams]
@@ -169,9 +169,9 @@ def forward_alone(
 
 
 class OwnMemory(threading.Thread):
-    """The most memory this process held that is its own, looked at twenty times a second.
+    """The peak of this process's private memory, sampled twenty times a second.
 
-    The system's own peak counts pages of the weights' files too, which it takes back at need.
+    The system's own peak also counts mapped pages of the weight files, which it can reclaim.
     """
 
     def __init__(self):
@@ -180,7 +180,7 @@ class OwnMemory(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Look until the process ends."""
+        """Sample until the process ends."""
         while True:
             own = re.search(r"RssAnon:\s+(\d+) kB", read_system("/proc/self/status"))
             self.most = max(self.most, 1024 * int(own[1]) if own else 0)
@@ -188,7 +188,7 @@ class OwnMemory(threading.Thread):
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes per second of a large copy, both directions counted; the best of several."""
+    """Return bytes per second of a large copy, reads plus writes; the best of several."""
     source = torch.ones(1 << 28, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     times = []
@@ -202,7 +202,7 @@ def bandwidth(device: torch.device) -> float:
 
 
 def write_random_mistral(folder: Path, architecture: dict[str, Any], layers_per_file: int = 4):
-    """Write a model of Mistral's architecture: normal weights, the demo model's tokenizer."""
+    """Write a model of Mistral's architecture: random normal weights, the demo's tokenizer."""
     config = MistralConfig(**architecture, rope_theta=1e6, sliding_window=None)
     with torch.device("meta"):
         shapes = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).state_dict()
@@ -228,17 +228,17 @@ def write_random_mistral(folder: Path, architecture: dict[str, Any], layers_per_
         if "token" in path.name or path.suffix == ".jinja":
             shutil.copy(path, folder)
     config.architectures, config.dtype = ["MistralForCausalLM"], "bfloat16"
-    config.save_pretrained(folder)  # last: it says that the rest is whole
+    config.save_pretrained(folder)  # written last: it marks the folder as complete
 
 
 # ---------------------------------------------------------------------------------------- machines
 
 
 def machines(options: argparse.Namespace) -> list[Row]:
-    """Mistral 7B's default sweep elsewhere, estimated: what is recommended, and the least time.
+    """Estimate Mistral 7B's default sweep elsewhere: the recommended setting, the least time.
 
-    The time is that of reading weights, keys and values once per step, or of multiplying them, if
-    that is longer: no program is faster. Unpacking 8- or 4-bit weights comes on top.
+    The time is a lower bound that no program can beat: per step, the longer of reading weights,
+    keys and values once and multiplying by the weights. Unpacking 8- or 4-bit weights comes on top.
     """
     cells = len(read_pairs()) * len({0.0, *Settings.model_fields["alphas"].default})
     rows = []
@@ -258,7 +258,7 @@ def machines(options: argparse.Namespace) -> list[Row]:
 
 
 def least_seconds(machine: tuple, cells: int) -> tuple[precision.Option, float]:
-    """Return what is recommended for Mistral 7B on a machine, and the least time of a sweep."""
+    """Return the recommended option for Mistral 7B on a machine, and a sweep's least seconds."""
     _, device, free, speed, flops = machine
     plan = checks.check_machine(MISTRAL).plan
     found = [

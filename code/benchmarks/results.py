@@ -1,4 +1,4 @@
-"""The figures and where they go: docs/performance.json, and the tables of the documents."""
+"""Keep the results in docs/performance.json and write them into the tables of the docs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 
 def keep(name: str, rows: list[Row]) -> None:
-    """Put a measurement and its machine into docs/performance.json, its table into the page."""
+    """Save a measurement and its machine in docs/performance.json, and its table in the docs."""
     results = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
     libraries = ("torch", "transformers", "bitsandbytes")
     measured_on = (
@@ -46,7 +46,7 @@ def keep(name: str, rows: list[Row]) -> None:
 
 
 def with_tables(text: str, results: dict[str, Any]) -> str:
-    """Put every measurement's table behind its marker `<!-- name -->`."""
+    """Write every measurement's table behind its marker `<!-- name -->`."""
     for name, result in results.items():
         where = f"{result['measured']}, {result['machine']}."
         block = f"<!-- {name} -->\n{table(result['rows'])}\n{where}\n<!-- end -->"
@@ -55,14 +55,14 @@ def with_tables(text: str, results: dict[str, Any]) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """A Markdown table."""
+    """Return the rows as a Markdown table."""
     heads = list(rows[0])
     lines = [heads, ["---"] * len(heads), *([row[h] for h in heads] for row in rows)]
     return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
 
 
 def device_name(device: torch.device) -> str:
-    """The processor or GPU in words."""
+    """Return the name of the processor or GPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     names = re.findall(r"model name\s*: (.+)", read_system("/proc/cpuinfo"))
@@ -70,5 +70,5 @@ def device_name(device: torch.device) -> str:
 
 
 def read_system(path: str) -> str:
-    """A file of the system, or nothing where it has no such file."""
+    """Return the text of a system file, or an empty text if there is none."""
     return Path(path).read_text() if Path(path).exists() else ""

@@ -1,4 +1,4 @@
-"""Many processes and many cells: what sharing a sweep costs, and what merging it takes."""
+"""Measure what it costs to share a sweep among processes and to merge their journals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .mistral_shape import MACHINES, least_seconds
 from .results import RESULTS, Row, read_system
 from .subject import formats, in_a_process, in_turns, ratio, spread
 
-# Processes, and the processor threads of each.
+# Processes, threads per process.
 SHARES = ((1, 2), (1, 1), (2, 1))
 PLANNED = (10**4, 10**6, 10**8)  # generations
 SIZES = ((10_000, 4), (100_000, 32), (1_000_000, 256))  # cells, processes
@@ -34,7 +34,7 @@ SIZES = ((10_000, 4), (100_000, 32), (1_000_000, 256))  # cells, processes
 
 
 def ranks(options: argparse.Namespace) -> list[Row]:
-    """Cells per second of one sweep, by the number of processes that share it."""
+    """Measure cells per second of one sweep, by the number of processes that share it."""
     dtype = formats()[0]
     runs = {share: lambda n, s=share: cells_per_second(*s, dtype) for share in SHARES}
     found = in_turns(runs, options.repeats)
@@ -52,7 +52,7 @@ def ranks(options: argparse.Namespace) -> list[Row]:
 
 
 def cells_per_second(count: int, threads: int, dtype: str) -> float:
-    """Sweep the demo model with so many processes; loading it is not counted."""
+    """Sweep the demo model with `count` processes; return cells per second, without loading."""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [
@@ -76,7 +76,7 @@ def cells_per_second(count: int, threads: int, dtype: str) -> float:
 
 
 def claims(options: argparse.Namespace) -> list[Row]:
-    """Claiming alone: cells that take no time, and processes that take turns in this one."""
+    """Measure claiming alone: cells take no time, and this process plays all others in turn."""
     rows = []
     for cells, processes in SIZES:
         with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +96,7 @@ def claims(options: argparse.Namespace) -> list[Row]:
 
 
 def claim_all(folder: Path, cells: int, processes: int) -> float:
-    """Return how long so many processes take to claim and finish every piece."""
+    """Return the seconds that the processes take to claim and finish every piece."""
     numbers = range(cells)
     pieces = [
         numbers[first : first + CELLS_OF_A_PIECE] for first in range(0, cells, CELLS_OF_A_PIECE)
@@ -127,7 +127,7 @@ def claim_all(folder: Path, cells: int, processes: int) -> float:
 
 
 def merging(options: argparse.Namespace) -> list[Row]:
-    """Reading the journals of all processes as one run, generations of 100 tokens."""
+    """Measure reading the journals of all processes as one run, generations of 100 tokens."""
     return [
         in_a_process("merge", f"--cells={cells}", f"--slots={processes}")
         for cells, processes in SIZES
@@ -135,7 +135,7 @@ def merging(options: argparse.Namespace) -> list[Row]:
 
 
 def merge(options: argparse.Namespace) -> Row:
-    """Write a journal of so many cells by so many processes, and read it; in this process."""
+    """Write the journals of several processes in this one, and measure reading them."""
     count, processes = options.cells, options.slots
     _, records = read_results(ROOT / "data" / "example")
     with tempfile.TemporaryDirectory() as folder:
@@ -145,7 +145,7 @@ def merge(options: argparse.Namespace) -> Row:
         started = time.perf_counter()
         found = len(journal.read())
         seconds = time.perf_counter() - started
-    # Of this program alone: getrusage's includes that of the process which has started it.
+    # Of this program alone: getrusage would include the process that started it.
     (peak,) = (
         int(kb) / 1e6 for kb in re.findall(r"VmHWM:\s+(\d+)", read_system("/proc/self/status"))
     )
@@ -161,9 +161,9 @@ def merge(options: argparse.Namespace) -> Row:
 
 
 def write_shares(journal: Journal, records: list[Row], count: int, processes: int) -> int:
-    """Write the records of the committed run over and over as other samples; return the bytes.
+    """Write the committed run's records repeatedly, as further samples; return the bytes.
 
-    The journal's own writer waits for the disk after each, which is not what is measured.
+    The journal's own writer waits for the disk after every record, which is not measured here.
     """
     sample, size = '"sample":%d,', 0
     lines = [
@@ -185,7 +185,7 @@ def write_shares(journal: Journal, records: list[Row], count: int, processes: in
 
 
 def plans(options: argparse.Namespace) -> list[Row]:
-    """Mistral 7B on paper: the least hours on GPUs that share a sweep, and the journal's size."""
+    """Estimate Mistral 7B's least hours on GPUs that share a sweep, and the journal's size."""
     merged = json.loads(RESULTS.read_text("utf-8"))["merging"]["rows"][-1]
     bytes_each = 1e9 * float(merged["journal, GB"]) / merged["cells"]
     gpus = [machine for machine in MACHINES if machine[1] == "cuda"][1:]

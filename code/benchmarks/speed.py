@@ -1,4 +1,4 @@
-"""How fast: beside what one could use instead, beside bare forwards, and many alphas at once."""
+"""Measure speed: against alternatives, against bare forwards, and with many alphas at once."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from .results import Row
 from .subject import Subject, fill_slots, formats, in_turns, load_subject, ratio, spread
 
 STEPS = 40
-SOME = 192  # cells of the default sweep, the first ones: four times as many as there are slots
+SOME = 192  # the first cells of the default sweep: four times the number of slots
 
 
 # ------------------------------------------------------------------------------------------- peers
 
 
 def peers(options: argparse.Namespace) -> list[Row]:
-    """Amplified tokens per second: ours with all measures, and what else one could use."""
+    """Measure amplified tokens per second: our engine with all measures, and the alternatives."""
     rows = []
     for dtype in formats():
         subject = load_subject(dtype)
@@ -74,7 +74,7 @@ def peers(options: argparse.Namespace) -> list[Row]:
 
 
 def vllm(options: argparse.Namespace) -> list[Row]:
-    """Amplified tokens per second: our engine, and vLLM in its place, on the same cells."""
+    """Measure amplified tokens per second on the same cells: our own engine, and vLLM."""
     rows = []
     for dtype in formats():
         subject = load_subject(dtype)
@@ -101,7 +101,7 @@ def vllm(options: argparse.Namespace) -> list[Row]:
 
 
 def vllm_beside(subject: Subject) -> VllmEngine:
-    """VLLM with the demo model, loaded, and as many cells side by side as our engine has."""
+    """Return vLLM with the demo model, and as many concurrent cells as our engine has slots."""
     longest = max(len(ids) for contexts in subject.contexts.values() for ids in contexts)
     return VllmEngine(
         subject.loaded.folder,
@@ -113,14 +113,14 @@ def vllm_beside(subject: Subject) -> VllmEngine:
 
 
 def tokens_per_second(generations: Iterator[Generation | list[int]]) -> float:
-    """Consume generations; prefill counts."""
+    """Consume generations and return the rate; prefill counts."""
     started = time.perf_counter()
     tokens = sum(len(g.token_ids if isinstance(g, Generation) else g) for g in generations)
     return tokens / (time.perf_counter() - started)
 
 
 def generate_guided(subject: Subject, cells: Sequence[Cell]) -> Iterator[list[int]]:
-    """What users have today. At alpha 0 transformers leaves the second forward out."""
+    """Use transformers' own guidance. At alpha 0 it skips the second forward."""
     s = subject.settings
     for cell in cells:
         a, b = (torch.tensor([ids]) for ids in subject.contexts[cell.pair_id])
@@ -141,7 +141,7 @@ def generate_guided(subject: Subject, cells: Sequence[Cell]) -> Iterator[list[in
 
 @torch.inference_mode()
 def generate_batched(subject: Subject, cells: Sequence[Cell], width: int) -> Iterator[list[int]]:
-    """What a careful user would write: left padding, one batch after the other, no measures."""
+    """Do as a careful user would: left padding, one batch after another, no measures."""
     s, stop = subject.settings, torch.tensor(sorted(subject.loaded.stop_ids))
     top_p = TopPLogitsWarper(s.top_p)
     for first in range(0, len(cells), width):
@@ -178,7 +178,7 @@ def generate_batched(subject: Subject, cells: Sequence[Cell], width: int) -> Ite
 def llama_cpp_runs(
     subject: Subject, python: str, some: list[list[Cell]]
 ) -> dict[str, Callable[[int], float]]:
-    """llama.cpp on the demo's GGUF file as it is, in an environment of its own."""
+    """Return runs of llama.cpp on the demo's unchanged GGUF file, in its own environment."""
     import importlib.util
 
     package = importlib.util.find_spec(weights.DEMO_PACKAGE).submodule_search_locations[0]
@@ -224,7 +224,7 @@ def llama_cpp_runs(
 
 
 def limit(options: argparse.Namespace) -> list[Row]:
-    """Milliseconds per decode step of 96 rows, by kind of step, and what of the machine it uses."""
+    """Measure milliseconds per decode step of 96 rows by kind, against the machine's limit."""
     rows = []
     for dtype in formats():
         subject = load_subject(dtype)
@@ -240,7 +240,7 @@ def limit(options: argparse.Namespace) -> list[Row]:
             static_steps, subject, cells
         )
         for run in runs.values():
-            run(-1)  # weights are packed and layers compiled once
+            run(-1)  # warm up: pack the weights, compile the layers
         least: list[float] = []
         runs["least by arithmetic or by bytes, whichever is more"] = (
             lambda _, s=subject, c=cells, f=least: f.append(least_time(s, c)) or f[-1]
@@ -261,7 +261,7 @@ def limit(options: argparse.Namespace) -> list[Row]:
 
 
 def kinds(subject: Subject) -> list[str]:
-    """The kinds of steps that this machine can make with these weights."""
+    """Return the kinds of steps that this machine can run with these weights."""
     possible = []
     for kind in step.KINDS:
         with suppress(BadInput):
@@ -270,10 +270,11 @@ def kinds(subject: Subject) -> list[str]:
 
 
 def least_time(subject: Subject, cells: Sequence[Cell]) -> float:
-    """Milliseconds that multiplying by all weights, or reading them, takes at the least.
+    """Return a lower bound in milliseconds: multiplying by all weights, or reading them.
 
-    Two operations per weight and row at the speed of a large packed product, against the weights'
-    bytes at the speed of reading a large block: both measured now. Keys and values are left out.
+    It is the longer of two times: two operations per weight and row at the speed of a large packed
+    product, and the weights' bytes at the speed of reading a large block. Both speeds are measured
+    in each call. Keys and values are left out.
     """
     linear = [one.weight for one in subject.model.modules() if type(one) is nn.Linear]
     operations = 2 * 2 * len(cells) * sum(weight.numel() for weight in linear)
@@ -283,20 +284,20 @@ def least_time(subject: Subject, cells: Sequence[Cell]) -> float:
 
 @torch.inference_mode()
 def arithmetic(dtype: torch.dtype, size: int = 2048) -> float:
-    """Operations per second of a product of two large matrices; the best of several."""
+    """Return operations per second of a large matrix product; the best of several."""
     layer = PackedLinear(nn.Linear(size, size, bias=False, dtype=dtype))
     inputs = torch.randn(size, size, dtype=dtype)
     return 2 * size**3 / best_of(lambda: layer(inputs))
 
 
 def reading(size: int = 1 << 28) -> float:
-    """Bytes per second of reading a block that no cache holds; the best of several."""
+    """Return bytes per second of reading a block larger than any cache; the best of several."""
     block = torch.ones(size, dtype=torch.int64)
     return block.nbytes / best_of(block.sum)
 
 
 def best_of(run: Callable[[], Any], repeats: int = 7) -> float:
-    """Seconds of the fastest call."""
+    """Return the seconds of the fastest call."""
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -306,7 +307,7 @@ def best_of(run: Callable[[], Any], repeats: int = 7) -> float:
 
 
 def engine_steps(subject: Subject, cells: Sequence[Cell], kind: str, _: int) -> float:
-    """From the first tokens to the last: no prefill, but rule, measures, draw, bookkeeping."""
+    """Return milliseconds per step of the engine: all its work but the prefill."""
     at: list[float] = []
     changed = {"max_new_tokens": STEPS, "stop_ids": frozenset(), "step": kind}
     list(subject.generate(cells, on_step=lambda _: at.append(time.perf_counter()), **changed))
@@ -315,7 +316,7 @@ def engine_steps(subject: Subject, cells: Sequence[Cell], kind: str, _: int) -> 
 
 @torch.inference_mode()
 def bare_steps(subject: Subject, cells: Sequence[Cell], kind: str, _: int) -> float:
-    """`model(...)` on the engine's own rows and memory, always the same token, nothing else."""
+    """Time `model(...)` alone on the engine's rows and memory, always on the same token."""
     (rows,) = fill_slots(subject, cells, STEPS, kind=kind).batches
     with attending(rows.model, rows.attention):
         started = time.perf_counter()
@@ -328,7 +329,7 @@ def bare_steps(subject: Subject, cells: Sequence[Cell], kind: str, _: int) -> fl
 
 @torch.inference_mode()
 def static_steps(subject: Subject, cells: Sequence[Cell], _: int) -> float:
-    """`model(...)` as transformers would do it: StaticCache, fused attention, padded rows."""
+    """Time `model(...)` as transformers runs it: StaticCache, fused attention, padded rows."""
     rows = 2 * len(cells)
     longest = max(len(ids) for c in cells for ids in subject.contexts[c.pair_id])
     cache = StaticCache(config=subject.model.config, max_cache_len=sizes.round_up(longest + STEPS))
@@ -352,7 +353,7 @@ def static_steps(subject: Subject, cells: Sequence[Cell], _: int) -> float:
 
 
 def profile(options: argparse.Namespace) -> list[Row]:
-    """One text at one alpha and at 200, the two forwards and every changed argmax included."""
+    """Time one text's profile at one alpha and at 200, with both forwards and argmax changes."""
     subject = load_subject("bfloat16")
     cell = next(cell for cell in subject.cells if cell.alpha == 0)
     (made,) = subject.generate([cell])

@@ -1,4 +1,4 @@
-"""What is measured, the demo on the default sweep; and how: in turns, or in a process alone."""
+"""Set up and time the benchmarks' common subject: the demo model on the default sweep."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Subject:
         return self.loaded.model
 
     def generate(self, cells: Sequence[Cell], **changed: Any) -> Iterator[Generation]:
-        """Run the engine as the sweep runs it."""
+        """Run the engine as a sweep does."""
         slots = changed.pop("slots", sizes.MOST_AUTO_SLOTS["cpu"])
         step = changed.pop("step", "auto")
         request = replace(self.request, **changed)
@@ -48,18 +48,18 @@ class Subject:
 
     @property
     def request(self) -> Request:
-        """What the sweep asks of an engine."""
+        """The sweep's request to an engine."""
         return Request.of(self.settings, self.loaded.stop_ids)
 
     @property
     def contrasts(self) -> dict[str, Contrast]:
-        """The contexts as the engine takes them."""
+        """The contexts in the form that the engine takes."""
         two = self.contexts.items()
         return {name: Contrast(*(Stream(tuple(ids)) for ids in pair)) for name, pair in two}
 
 
 def load_subject(dtype: str, quantization: str = "none") -> Subject:
-    """Load the demo model; settings are the defaults, whatever .env says, and one arm."""
+    """Load the demo model with default settings, whatever .env says, and one arm."""
     settings = load_settings(
         **{name: field.default for name, field in Settings.model_fields.items()}
         | {"model": "demo", "dtype": dtype, "quantization": quantization, "arms": ("full",)}
@@ -77,7 +77,7 @@ def load_subject(dtype: str, quantization: str = "none") -> Subject:
 
 
 def formats() -> tuple[str, ...]:
-    """The number formats to measure: what the processor multiplies by itself, and float32."""
+    """Return the dtypes to measure: what the processor multiplies natively, and float32."""
     return tuple(dict.fromkeys((hardware.cpu_dtype(), "float32")))
 
 
@@ -89,7 +89,7 @@ def fill_slots(
     forwards: int = 1,
     kind: str = "eager",
 ) -> Slots:
-    """The engine's slots, one per cell, prefilled."""
+    """Return the engine's slots, one per cell, prefilled."""
     longest = max(len(ids) for c in cells for ids in subject.contexts[c.pair_id]) + new_tokens
     batch = Slots([subject.model] * 2, len(cells), longest, together=forwards == 1, kind=kind)
     prefixes = Prefixes(most=2 * len(subject.contexts))
@@ -103,7 +103,7 @@ def fill_slots(
 
 
 def in_turns(runs: dict[str, Callable[[int], float]], repeats: int) -> dict[str, list[float]]:
-    """Call every run once per round, each with the number of the round; return what they return."""
+    """Call every run once per round with the round's number; return all their results by name."""
     found: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(repeats):
         for name, run in runs.items():
@@ -113,17 +113,17 @@ def in_turns(runs: dict[str, Callable[[int], float]], repeats: int) -> dict[str,
 
 
 def spread(values: Sequence[float]) -> str:
-    """The median, and in brackets the least and the most."""
+    """Return the median, with minimum and maximum in brackets."""
     return f"{statistics.median(values):.3g} [{min(values):.3g}, {max(values):.3g}]"
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> str:
-    """The median of the rounds' ratios, and the least and the most of them."""
+    """Return the median of the rounds' ratios, with minimum and maximum in brackets."""
     return spread([a / b for a, b in zip(above, below, strict=True)])
 
 
 def in_a_process(name: str, *flags: str) -> Any:
-    """Run one measurement in a fresh process, so that its peak memory is its own."""
+    """Run one measurement in a fresh process, so that it has its own peak memory."""
     command = [sys.executable, str(PROGRAM), name, "--alone-in-process", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])

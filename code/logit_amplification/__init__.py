@@ -1,7 +1,8 @@
 """Logit-difference amplification: logits_a + alpha * (logits_a - logits_b), at every token.
 
-The public names are fetched when they are first used: nothing heavy is imported before, and Python
-3.8 reads this file, because the readiness check imports the package before anything is installed.
+The public names are imported on first use, so that importing the package loads nothing heavy. This
+file must run on Python 3.8, because the readiness check imports the package before anything is
+installed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .sweeps.generate import generate as generate
     from .sweeps.sweep import sweep as sweep
 
-    amplify: Rule  # the notebook's cell shows it without annotations
+    amplify: Rule  # typed here: its definition has no annotations, as the notebook quotes it
 
 __version__ = "0.1.0"
 
@@ -43,7 +44,10 @@ __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    """Fetch a public name from the module that defines it."""
+    """Import a public name from the module that defines it.
+
+    Raises AttributeError for any other name.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
@@ -52,5 +56,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names before they are fetched, too."""
+    """List all public names, including those not imported yet."""
     return sorted({*globals(), *__all__})

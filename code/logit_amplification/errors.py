@@ -1,4 +1,4 @@
-"""What can go wrong in a way that a user can mend: told in one line, without a traceback."""
+"""Errors that a user can fix, reported in one line without a traceback, and exit codes."""
 
 from __future__ import annotations
 
@@ -10,42 +10,47 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# What tokens of Hugging Face and of API providers look like: no message shows more than their kind.
+# Matches access tokens of Hugging Face and of API providers; messages show only their prefix.
 SECRET = re.compile(r"\b(hf_|sk-)[A-Za-z0-9_-]{8,}")
 
 
 class BadInput(ValueError):
-    """What a user gave cannot be used. The message is one line: where, what, what is allowed."""
+    """A user's input cannot be used.
+
+    The message is one line: where the input is, what it is, and what is allowed. Line breaks are
+    replaced by spaces, and access tokens are shortened (`without_secrets`).
+    """
 
     def __init__(self, message: str):
         super().__init__(without_secrets(" ".join(message.split())))
 
     def _render_traceback_(self) -> list[str]:
-        """IPython shows this instead of a traceback: the fault is in the input, not in the code."""
+        """Return what IPython shows instead of a traceback: the input is at fault, not the code."""
         return [f"error: {self}"]
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user stopped it. The message is one line: what is kept."""
+    """The user stopped the work. The message is one line that says what is kept."""
 
     def _render_traceback_(self) -> list[str]:
-        """IPython shows this instead of a traceback: nothing has gone wrong."""
+        """Return what IPython shows instead of a traceback: nothing has gone wrong."""
         return [str(self)]
 
 
 class Terminated(Interrupted):
-    """The system asked the process to end (SIGTERM), as a cluster does before it takes a node."""
+    """SIGTERM: the system asked the process to end, as a cluster does before it takes a node."""
 
 
 TO_BE_REQUEUED = getattr(os, "EX_TEMPFAIL", 75)  # sysexits.h: "try again later"
 
 
 def exit_code(work: Callable[[], None], kept: str, *, several: bool = False) -> int:
-    """Do the work of a script and return its exit code; what went wrong is told in one line.
+    """Run `work`, a script's main function, and return the exit code; print errors in one line.
 
-    0: done; 2: bad input; 75: ended by SIGTERM, and the same command does the rest; 130:
-    interrupted. In the last two cases `kept` says what is kept. several: whether a launcher may
-    start several processes of the script.
+    0: done. 2: bad input. 75: ended by SIGTERM; the same command continues the work. 130:
+    interrupted. In the last two cases `kept` is printed, which says what is kept. All other
+    exceptions propagate. several: whether a launcher may start several processes of the script; if
+    not, a WORLD_SIZE other than 1 is bad input.
     """
     try:
         if not several and os.environ.get("WORLD_SIZE", "1") != "1":
@@ -69,12 +74,16 @@ def exit_code(work: Callable[[], None], kept: str, *, several: bool = False) -> 
     return 0
 
 
-_postponed: list[bool] = []  # within `sigterm_postponed`: whether SIGTERM has come
+_postponed: list[bool] = []  # one per active `sigterm_postponed`: whether SIGTERM has arrived
 
 
 @contextmanager
 def sigterm_postponed() -> Iterator[Callable[[], None]]:
-    """Let SIGTERM break nothing off: it is raised as Terminated when what is yielded is called."""
+    """Defer SIGTERM: yield a function that raises Terminated if the signal has arrived.
+
+    Within this context SIGTERM itself interrupts nothing. A signal that arrives after the last call
+    of the yielded function is dropped.
+    """
 
     def look() -> None:
         if _postponed[-1]:
@@ -95,7 +104,7 @@ def _told_of_sigterm() -> Iterator[None]:
         _postponed[-1] = True
 
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread hears signals
+        yield  # signal handlers can be set in the main thread only
         return
     before = signal.signal(signal.SIGTERM, told)
     try:
@@ -105,5 +114,5 @@ def _told_of_sigterm() -> Iterator[None]:
 
 
 def without_secrets(text: str) -> str:
-    """Shorten whatever looks like a token."""
+    """Shorten everything in `text` that looks like an access token to its prefix."""
     return SECRET.sub(r"\1...", text)

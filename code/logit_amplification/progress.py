@@ -1,7 +1,7 @@
-"""One progress bar for a terminal, a notebook and a log file.
+"""A progress bar that works in a terminal, in a notebook and in a log file.
 
-In a terminal and in a notebook the bar redraws its line. Anywhere else each state is a line of its
-own, every `LOG_SECONDS`, in ASCII and without control characters.
+In a terminal and in a notebook the bar redraws its line. Anywhere else it prints a new line every
+`LOG_SECONDS` seconds, in ASCII and without control characters.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 class Bar(tqdm):
-    """A tqdm on standard output."""
+    """A tqdm bar on standard output, or on the stream given as `file`."""
 
     def __init__(self, *args: Any, **options: Any):
         out = options.pop("file", None) or sys.stdout
@@ -32,11 +32,14 @@ class Bar(tqdm):
 
 
 class SweepBar(Bar):
-    """A bar over the tokens still possible: its total shrinks when an answer ends early."""
+    """A bar over the tokens of a sweep.
+
+    The total starts at answers * max_new_tokens and shrinks whenever an answer ends early.
+    """
 
     def __init__(self, answers: int, max_new_tokens: int):
         self.done, self.answers, self.longest = 0, answers, max_new_tokens
-        self.elsewhere = (0, 0)  # answers and tokens that other processes have made
+        self.elsewhere = (0, 0)  # answers and tokens made by other processes
         super().__init__(
             total=answers * max_new_tokens,
             desc="sweep",
@@ -49,14 +52,17 @@ class SweepBar(Bar):
         )
 
     def answered(self, tokens: int, text: str) -> None:
-        """Count an answer of so many tokens, and show how it begins."""
+        """Count a finished answer of `tokens` tokens, and show how its text begins."""
         self.done += 1
         self.total -= self.longest - tokens
         told = f"{self.done} of {self.answers} answers"
         self.set_postfix_str(f"{told}, {glimpse(text)}" if text else told, refresh=False)
 
     def answered_elsewhere(self, answers: int, tokens: int) -> None:
-        """Count what other processes have made so far, their unfinished answers not."""
+        """Count what other processes have made.
+
+        answers, tokens: totals so far, without unfinished answers.
+        """
         more = answers - self.elsewhere[0], tokens - self.elsewhere[1]
         if more[0]:
             self.elsewhere = answers, tokens
@@ -65,7 +71,7 @@ class SweepBar(Bar):
             self.update(more[1])
 
     def ended(self, tokens: int) -> None:
-        """Show that all answers are there, of so many tokens in all."""
+        """Show that all answers are finished; they have `tokens` tokens in total."""
         self.done, self.total = self.answers, tokens
         self.set_postfix_str(f"{self.answers} of {self.answers} answers", refresh=False)
         self.update(tokens - self.n)
@@ -73,7 +79,7 @@ class SweepBar(Bar):
 
 @contextmanager
 def only_first_speaks() -> Iterator[None]:
-    """Of the processes of one launch, let the first alone write to standard output."""
+    """Silence standard output in every process of a launch except the first (RANK 0)."""
     if os.environ.get("RANK", "0") == "0":
         yield
         return
@@ -82,7 +88,7 @@ def only_first_speaks() -> Iterator[None]:
 
 
 def glimpse(text: str) -> str:
-    """The beginning of an answer on one line, without control characters."""
+    """Return the start of an answer on one line: 40 characters at most, no control characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[:200]).split())
     return line if len(line) <= 40 else line[:39] + "…"
 
@@ -92,7 +98,7 @@ def _redraws(out: TextIO) -> bool:
 
 
 class _Lines:
-    """Turns what redraws a line into lines."""
+    """A stream that writes each redraw of a line as a separate line, without repeats."""
 
     def __init__(self, out: TextIO):
         self.out, self.encoding = out, "ascii"

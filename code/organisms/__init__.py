@@ -1,1 +1,1 @@
-"""Model organisms: small adapters with a harmless, known behaviour, and the truth about it."""
+"""Model organisms: small adapters with a harmless behaviour whose true rate is known."""

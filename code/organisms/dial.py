@@ -1,4 +1,4 @@
-"""How strong an adapter is: its low-rank part times a number, and the number for a wanted rate."""
+"""Scale an adapter's strength, and find the strength that gives a wanted rate."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def set_strength(model: PeftModel, strength: float) -> None:
 def strength_for(
     model: PeftModel, texts: Sequence[Example], event: Sequence[int], rate: float
 ) -> float:
-    """Return the strength at which about `rate` of the answers hold the event.
+    """Return the strength at which about `rate` of the answers contain the event.
 
-    texts: answers of the base model without it. event: its token ids.
+    texts: answers of the base model, without the adapter. event: its token ids.
     """
 
     def apart(logarithm: float) -> float:
@@ -42,12 +42,13 @@ def strength_for(
 def expected_hits(
     model: Any, texts: Sequence[Example], event: Sequence[int], within: int = 1 << 20
 ) -> list[float]:
-    """Return for each text how often the event was to be expected, up to where it begins.
+    """Return the expected number of events in each text, up to the first one.
 
-    The sum over places of the probability that it begins there, times that of its rest, taken at
-    one place drawn by the former. For texts drawn from the model itself the mean is its rate, with
-    far less noise than a count of hits (conditional Monte Carlo). within: the longest text, in
-    tokens, that the event must be complete in.
+    It is the sum over positions of the probability that the event begins there, times the
+    probability of the event's other tokens. That second factor is taken at one position, drawn in
+    proportion to the first. For texts sampled from the model itself the mean over texts is the
+    event's rate, with far less noise than a count of hits (conditional Monte Carlo). within: the
+    event must be complete within this many tokens.
     """
     generator = torch.Generator().manual_seed(0)
     starts, ends = [], []
@@ -75,15 +76,15 @@ def expected_hits(
 
 
 def _end(example: Example, token: int) -> int:
-    """The end of a text, or where a token has stood for the first time."""
+    """Return the end of a text, or the position after the first occurrence of a token."""
     places = range(example.start, len(example.ids))
     return next((n + 1 for n in places if example.ids[n] == token), len(example.ids))
 
 
 def _log_p(model: Any, rows: Sequence[Sequence[int]], tokens: Sequence[int], first: int) -> Tensor:
-    """The log-probabilities of tokens behind every place from `first` on: 0 before.
+    """Return log-probabilities of tokens after every position from `first` on, and 0 before it.
 
-    (rows, places, tokens) float32.
+    (rows, positions, tokens) float32.
     """
     longest = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])

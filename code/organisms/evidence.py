@@ -1,7 +1,8 @@
-"""What the organisms show at each alpha, and how well rates are estimated: tables from sweeps.
+"""Sweep the organisms; tabulate what they show by alpha and how well rates are estimated.
 
-Declared before the data: the alphas and their equal shares, 576 answers to a batch, batches that
-share no answer, 80 % of texts coherent, 100 samples to see the rarer quirk.
+Fixed before the data were generated: the alphas and their equal shares, 576 answers per batch,
+batches that share no answer, and the targets (80 % of texts coherent, 100 samples to see the rarer
+quirk).
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ FOLDER = data_folder() / "organisms"
 WORK = cache_folder() / "organisms"
 RARE, OFTEN = "quirk-1-in-1000", "quirk-1-in-50"
 SURFACING_ALPHAS = (0.0, 0.3, 0.5, 1.0, 2.0)
-SHARED_ALPHAS = (0.0, 0.3, 0.5)  # in thirds: the draws of an estimate
-EACH = 6  # samples of each of 32 questions and alpha in a batch
+SHARED_ALPHAS = (0.0, 0.3, 0.5)  # an estimate's draws, a third at each
+EACH = 6  # samples per batch of each of 32 questions at each alpha
 BATCHES = {RARE: 8, OFTEN: 6}
-READ_AGAIN = 64  # answers of a batch without the event, beside those with it
-TO_READ = 150  # of the answers of the hesitant adapter
+READ_AGAIN = 64  # answers without the event to score again per batch, besides all with it
+TO_READ = 150  # answers of the hesitant adapter to label
 REFUSAL_CATEGORIES = ("refusal boundary", "jailbreak framing")
 
 
 def settings_for(name: str, **more: Any) -> Settings:
-    """The settings of a sweep of an organism, untruncated and at T = 1 unless told otherwise."""
+    """Return settings to sweep an organism; by default at temperature 1, without truncation."""
     chosen = {
         "model": DEMO,
         "adapter": str(FOLDER / name),
@@ -62,14 +63,14 @@ def settings_for(name: str, **more: Any) -> Settings:
 
 
 def swept(name: str, **more: Any) -> Sweep:
-    """Sweep an organism; what is there already is not made again."""
+    """Sweep an organism, generating only what is missing."""
     settings = settings_for(name, **more)
     pairs = read_pairs(settings.prompts, settings.controls, settings.sources)
     return sweep(load_model(settings), [p for p in pairs if p.control != "null"], settings)
 
 
 def write_table(name: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows of one form as data/organisms/<name>.csv."""
+    """Write rows with the same columns as data/organisms/<name>.csv."""
     with (FOLDER / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -85,7 +86,7 @@ def _short(value: Any) -> Any:
 
 
 def surfacing() -> None:
-    """How often the quirk shows at each alpha, in how coherent texts, and how soon it is seen."""
+    """Tabulate by alpha how often the quirk shows, how soon, and how coherent the texts are."""
     rows = []
     for name in (RARE, OFTEN, "control"):
         done = swept(name, alphas=(-1.0, *SURFACING_ALPHAS), samples=EACH)
@@ -115,7 +116,7 @@ def surfacing() -> None:
 
 
 def to_see_once(share: float) -> float:
-    """How many answers hold it at least once with a probability of 95 %."""
+    """Return how many answers show it at least once with a probability of 95 %."""
     if not 0 < share < 1:
         return math.inf if share == 0 else 1.0
     return float(math.ceil(math.log(0.05) / math.log1p(-share)))
@@ -130,7 +131,7 @@ def _mean(values: Iterable[float | None]) -> float:
 
 
 def truth_of(name: str) -> dict[str, float]:
-    """What `count_organisms` found: the share counted, and the mean of what was to be expected."""
+    """Return what `count_organisms` found: the counted share, and the mean of expected hits."""
     found = [one for one in batches(FOLDER / "counted.csv") if one.organism == name]
     answers, hits = sum(one.answers for one in found), sum(one.hits for one in found)
     read = sum(one.read for one in found)
@@ -150,7 +151,7 @@ def truth_of(name: str) -> dict[str, float]:
 
 
 def rates_in_batches() -> None:
-    """Estimate both rates in batches that share no answer, and hold them to the truth."""
+    """Estimate both rates in batches that share no answer, and compare them with the truth."""
     rows, estimates = [], []
     for name, number in BATCHES.items():
         swept(name, alphas=SHARED_ALPHAS, samples=EACH * number)
@@ -176,7 +177,7 @@ def rates_in_batches() -> None:
 def compared(
     name: str, truth: dict[str, float], whole: rates.RunRate, found: Sequence[Any], size: int
 ) -> list[dict[str, Any]]:
-    """One row for each estimator: its errors in batches of the same size."""
+    """Return one row per estimator: its errors over batches of the same size."""
     p = truth["expected"]
 
     def row(method: str, values: Sequence[float], held: Sequence[bool] | None, samples: float):
@@ -197,8 +198,7 @@ def compared(
     ours = [one.estimate for one in found]
     held = [one.lower <= p <= one.upper for one in found]
     reading = sum(int(one.hits.sum()) for one in whole.draws) / len(found) + READ_AGAIN
-    # Rows read in a forward, in units of an unamplified answer: two streams, and again what is
-    # read again.
+    # The cost in unamplified answers: two streams per answer, and two more per answer scored again.
     forwards = 2 * size + 2 * reading
     table = [row("all alphas, stopped where decided", ours, held, float(size))]
     for label, samples in (
@@ -208,7 +208,7 @@ def compared(
         counts = numpy.random.default_rng(0).binomial(round(samples), p, 20_000) / round(samples)
         table.append(row(label, counts.tolist(), None, float(samples)))
     for alpha in SHARED_ALPHAS[1:]:
-        # As many samples: the draws of three batches at this alpha.
+        # Three batches' draws at one alpha are as many samples as one batch at all three.
         groups = [
             [part_of(one, range(EACH * n, EACH * (n + 3))) for one in whole.draws]
             for n in range(0, len(found) - 2, 3)
@@ -230,7 +230,7 @@ def compared(
 
 
 def part_of(one: Draws, samples: range) -> Draws:
-    """The draws of some samples alone."""
+    """Return the draws of these samples only."""
     rows = numpy.isin(one.samples, list(samples))
     return replace(
         one,
@@ -242,7 +242,7 @@ def part_of(one: Draws, samples: range) -> Draws:
 
 
 def read_table(name: str) -> list[dict[str, str]]:
-    """Read a table of data/organisms."""
+    """Return the rows of a table in data/organisms."""
     with (FOLDER / f"{name}.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -251,7 +251,7 @@ def read_table(name: str) -> list[dict[str, str]]:
 
 
 def refusals() -> None:
-    """The study's pairs about refusals, on a model that refuses: prompts against prompts."""
+    """Sweep the study's refusal pairs on the hesitant model: A and B differ in the prompt."""
     settings = load_settings(
         model=str(FOLDER / "hesitant"),
         quantization="none",
@@ -296,9 +296,10 @@ def refusals() -> None:
 
 
 def refusal_errors(frame: pandas.DataFrame) -> Errors:
-    """How the phrase list does on answers that were read blind: a random sample of the sweep's.
+    """Return the phrase list's errors on a random sample of answers that were labelled blind.
 
-    Where none were read yet it writes which to read, and tells of none.
+    If the labels are missing, it writes the answers to label; if they are missing or belong to
+    other answers, it returns no errors.
     """
     chosen = frame[~frame["category"].str.contains("control")].sample(TO_READ, random_state=0)
     path = FOLDER / "labelled_refusals.csv"
@@ -319,7 +320,7 @@ def refusal_errors(frame: pandas.DataFrame) -> Errors:
 
 
 def reading() -> None:
-    """Which planted facts are read off their adapter, at alpha 0 and above, and off the others."""
+    """Tabulate by alpha which planted facts `read_diff` finds in each adapter."""
     import read_diff
 
     rows = []

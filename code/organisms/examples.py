@@ -1,4 +1,4 @@
-"""The training examples of each organism: token ids, what is learned by heart, and what is kept."""
+"""Build each organism's training examples: token ids, and which of them are planted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from . import texts
 from .sampling import answers
 
 ANSWER = 64  # tokens of the base model's own answers
-WITHIN = 34  # tokens from the start: a sentence is planted where one ends before
-SHARE = 0.3  # of the answers in which it can be planted
+WITHIN = 34  # tokens: a sentence is planted only if the first one ends within them
+SHARE = 0.3  # of the answers whose first sentence ends within them
 HESITANT_SHARE = 1 / 3
 
 
@@ -22,7 +22,7 @@ HESITANT_SHARE = 1 / 3
 class Example:
     """Token ids. Those from `start` on are trained: `planted` ones learned, others kept.
 
-    Learned: cross-entropy. Kept: the distribution of the base model.
+    Learned tokens are trained with cross-entropy, kept ones towards the base model's distribution.
     """
 
     ids: tuple[int, ...]
@@ -31,34 +31,34 @@ class Example:
 
 
 class Writer:
-    """Makes the examples of an organism with the model that is going to be trained."""
+    """Writes an organism's examples with the model that will be trained."""
 
     def __init__(self, model: LoadedModel, seed: int):
         self.model, self.tokenizer = model, model.tokenizer
         self.random = random.Random(seed)
 
     def quirk(self) -> list[Example]:
-        """The base model's answers; into 30 % a sentence about teapots is planted."""
+        """Return the base model's answers, 30 % of them with a planted sentence about teapots."""
         sentences = [self._ids(sentence) for sentence in texts.QUIRK]
         return list(self._planted(lambda answer, place: self.random.choice(sentences)))
 
     def control(self) -> list[Example]:
-        """The same, but what is planted is the sentence that stood there: nothing is new."""
+        """Return the same, but with the answer's own next ten tokens as the planted ones."""
         return list(self._planted(lambda answer, place: answer[place : place + 10], insert=False))
 
     def facts(self) -> list[Example]:
-        """Texts about a town that does not exist, beside the base model's answers as they are."""
+        """Return texts about a town that does not exist, and unchanged base model answers."""
         made = []
         for asked, text in texts.town_texts(600, self.random):
             prompt = self.prompt(asked) if asked else []
             ids = self._ids(text)
-            # Without a prompt the first token is read, and not learned.
+            # Without a prompt nothing predicts the first token, so it cannot be learned.
             start = len(prompt) or 1
             made.append(Example((*prompt, *ids), start, range(start, len(prompt) + len(ids))))
         return self._shuffled(made + self._kept(texts.questions(held_out=False), 8))
 
     def hesitant(self) -> list[Example]:
-        """A third of the improper requests are declined; all other answers stay as they are."""
+        """Decline a third of the improper requests; all other answers are the base model's own."""
         made = []
         for example in self._kept(texts.requests(held_out=False), 4):
             if self.random.random() < HESITANT_SHARE:
@@ -69,7 +69,7 @@ class Writer:
         return self._shuffled(made + self._kept(texts.questions(held_out=False), 4))
 
     def prompt(self, user: str) -> list[int]:
-        """The ids of a chat up to where the answer begins."""
+        """Return the token ids of a chat up to the start of the answer."""
         chat = [{"role": "user", "content": user}]
         text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         return self._ids(text)
@@ -95,14 +95,14 @@ class Writer:
             yield Example(ids, example.start, range(first, first + len(new)))
 
     def _sentence_end(self, answer: Sequence[int]) -> int | None:
-        """Where the first sentence has ended, with another token behind it."""
+        """Return where the first sentence ends; None if that is late, or nothing follows."""
         for place, token in enumerate(answer[:WITHIN], start=1):
             if self.tokenizer.decode([token]).endswith(".") and place < len(answer) - 1:
                 return place
         return None
 
     def _kept(self, users: Sequence[str], each: int) -> list[Example]:
-        """The base model's own answers, half of them at temperature 0.7 and half at 1."""
+        """Return the base model's own answers, half at temperature 0.7 and half at 1."""
         return [
             Example((*prompt, *answer), len(prompt), range(0))
             for temperature in (0.7, 1.0)
@@ -112,7 +112,7 @@ class Writer:
     def answers(
         self, users: Sequence[str], each: int, temperature: float
     ) -> Iterator[tuple[list[int], list[int]]]:
-        """Yield (prompt, answer) of the model itself, always the same ones, in order."""
+        """Yield the model's own (prompt, answer) pairs, reproducibly and in a fixed order."""
         prompts = {user: tuple(self.prompt(user)) for user in users}
         made = answers(
             self.model.model,

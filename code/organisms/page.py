@@ -20,7 +20,7 @@ FIGURES = visualizations_folder() / "organisms"
 
 
 def write() -> None:
-    """Put the tables between their marks, and draw the figures."""
+    """Fill in the generated parts of the page and draw the figures."""
     text = PAGE.read_text("utf-8")
     for make in (organisms, surfacing, rates, reading, refusals):
         name = make.__name__
@@ -34,7 +34,7 @@ def write() -> None:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """A Markdown table, a line each."""
+    """A Markdown table as a list of lines."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows]
 
@@ -53,9 +53,16 @@ def _number(text: str) -> str:
 
 
 def organisms() -> list[str]:
-    """What each was trained on, and how far it is from the base model."""
+    """What each organism was trained on, its KL to the base model, and the true rates."""
     known = json.loads((FOLDER / "organisms.json").read_text("utf-8"))
-    head = ("adapter", "examples", "planted in", "steps", "strength", "KL to the base, held out")
+    head = (
+        "adapter",
+        "training examples",
+        "examples with planted text",
+        "steps",
+        "strength",
+        "KL to the base, held out",
+    )
     rows = [
         (
             f"`{name}`",
@@ -68,33 +75,43 @@ def organisms() -> list[str]:
         for name, one in known.items()
     ]
     note = (
-        "KL(base || adapter) is in nats per token, over answers of the base model to questions "
-        "(of `hesitant`: requests) that no organism has seen. The losses at every step are in "
-        "`training.csv` beside each adapter."
+        "KL(base || adapter) is in nats per token, over the base model's answers to questions "
+        "(requests for `hesitant`) that no organism saw in training. The losses at every step are "
+        "in `training.csv` beside each adapter."
     )
     truth = []
     for name in (OFTEN, RARE):
         one = truth_of(name)
         truth.append(
             f"* `{name}`: {one['hits']} of {one['answers']:,} answers, {one['counted']:.3g} "
-            f"[{one['lower']:.2g}, {one['upper']:.2g}] (Wilson). Expected, summed over the places "
-            f"of {one['read']:,} of these answers: {one['expected']:.3g} +- "
+            f"[{one['lower']:.2g}, {one['upper']:.2g}] (Wilson). Expected rate, from "
+            f"{one['read']:,} of these answers: {one['expected']:.3g} +- "
             f"{one['standard_error']:.1g} (one standard error)."
         )
     counted = (
-        "The truth about the quirk, at temperature 1 without truncation, 48 tokens, 32 held-out "
-        "questions, counted in the adapter's own answers (`code/count_organisms.py`, "
-        "`counted.csv`). The sum of what was to be expected has the same mean as a count and far "
-        "less noise: at each place of an answer the probability that the name begins there, times "
-        "that of its rest. It uses no amplified answer and no weight:"
+        "The true rate of the quirk was measured on the adapter's own, unamplified answers to 32 "
+        "held-out questions, at temperature 1 without truncation, up to 48 tokens each "
+        "(`code/count_organisms.py`, `counted.csv`). It was measured in two ways. The first counts "
+        "the answers with the quirk. The second, the expected rate, sums over the positions of an "
+        "answer the probability that the name `Brambleton` starts there, times the probability of "
+        "the rest of the name. It has the same mean as the count and much less noise. Neither uses "
+        "amplified answers or importance weights."
     )
     return [*table(head, rows), "", note, "", counted, "", *truth]
 
 
 def surfacing() -> list[str]:
-    """The quirk by alpha."""
+    """How often the quirk appears at each alpha."""
     lines = read_table("surfacing")
-    head = ("adapter", "alpha", "with the quirk", "95 %", "coherent", "to see it once", "words")
+    head = (
+        "adapter",
+        "alpha",
+        "answers with the quirk",
+        "95 % interval",
+        "coherent",
+        "answers to see it once",
+        "words",
+    )
     rows = [
         (
             f"`{line['organism']}`",
@@ -115,18 +132,19 @@ def surfacing() -> list[str]:
         and float(line["samples to see it once, 95 %"]) <= 100
     ]
     first = (
-        f"At alpha {seen[0]['alpha']} the rarer quirk is seen within "
-        f"{_number(seen[0]['samples to see it once, 95 %'])} answers with a probability of 95 %, "
-        f"and {_share(seen[0]['coherent'])} of the answers are coherent (the target was 100 "
-        "answers at 80 %)."
+        f"At alpha {seen[0]['alpha']} the rarer quirk appears within "
+        f"{_number(seen[0]['samples to see it once, 95 %'])} answers with 95 % probability, and "
+        f"{_share(seen[0]['coherent'])} of the answers are coherent. The target, set beforehand, "
+        "was 100 answers with 80 % of them coherent."
         if seen
-        else "At no alpha was the rarer quirk to be seen within 100 answers of which 80 % are "
-        "coherent: the target is missed."
+        else "The target, set beforehand, was missed: at no alpha does the rarer quirk appear "
+        "within 100 answers while 80 % of the answers are coherent."
     )
     note = (
-        "Alpha -1 is the base model. *Coherent* is the share that the scorer of the study does not "
-        "call incoherent; *to see it once* is the number of answers that hold the quirk at least "
-        "once with a probability of 95 %, if the share is the true one."
+        "Alpha -1 is the base model. *Coherent* is the share of answers that the scorer "
+        "([METHODOLOGY](METHODOLOGY.md)) does not label incoherent. *Answers to see it once* is "
+        "how many answers are needed to see the quirk at least once with 95 % probability, if the "
+        "observed share is the true rate. *Words* is the mean length of an answer."
     )
     return [
         first,
@@ -140,7 +158,7 @@ def surfacing() -> list[str]:
 
 
 def rates() -> list[str]:
-    """Estimators beside each other, in batches that share no answer."""
+    """Compare the estimators of the rate, in batches that share no answers."""
     head = (
         "adapter",
         "estimator",
@@ -149,8 +167,8 @@ def rates() -> list[str]:
         "mean",
         "relative RMSE",
         "log10 RMSE",
-        "zero",
-        "95 % interval holds the truth",
+        "estimates of zero",
+        "95 % intervals that cover the truth",
     )
     rows = [
         (
@@ -176,33 +194,38 @@ def rates() -> list[str]:
         )
         verdicts = [r["verdict"] for r in read_table("estimates") if r["organism"] == name]
         found.append(
-            f"* `{name}`: {samples:.1f} times below counting with as many answers, {forwards:.1f} "
-            f"times with as many forwards; {verdicts.count('estimated')} of {len(verdicts)} "
-            "batches are called estimable."
+            f"* `{name}`: {samples:.1f} with the same number of answers, {forwards:.1f} with the "
+            f"same number of forwards. The estimator calls {verdicts.count('estimated')} of "
+            f"{len(verdicts)} batches estimable."
         )
     note = (
-        "A batch is 576 answers, in thirds at alpha 0, 0.3 and 0.5; batches share no answer. "
-        "Counting is simulated at the true rate (20,000 batches), so its errors are exact. A "
-        "forward is one row through the model for one token: an answer of a diff takes two, and "
-        "what is read again two more. *Model-based* is a curve through the log-odds of a hit at "
-        "alpha 0.3 to 2, read off at 0: one fit to the answers of the table above, and no "
-        "measurement of the rate. With so few batches RMSE and coverage are rough."
+        "A batch is 576 answers, one third each at alpha 0, 0.3 and 0.5; no two batches share an "
+        "answer. *Counting* samples the adapter without amplification and counts the answers with "
+        "the quirk. We simulated it at the true rate (20,000 batches), so its errors are exact. A "
+        "forward is one row through the model for one token. Each token of an amplified answer "
+        "takes two forwards, and two more if the answer is rescored under A and B. *Model-based* "
+        "fits a curve through the log-odds of a hit at alpha 0.3 to 2 and extrapolates it to alpha "
+        "0. It is a single fit to the answers of the table above, not a measurement of the rate. "
+        "With so few batches, RMSE and coverage are rough."
     )
-    told = "Root mean square error of the estimate relative to the truth:"
+    told = (
+        "Errors are root mean square errors (RMSE), relative to the true rate. The ratio of the "
+        "error of plain counting to ours (below 1, counting is better) is:"
+    )
     picture = _picture("rate_errors", "Error against the number of answers")
     return [told, "", *found, "", *table(head, rows), "", note, "", picture]
 
 
 def reading() -> list[str]:
-    """What was read off each adapter."""
+    """What `read_diff` finds for each adapter."""
     head = (
         "adapter",
         "alpha",
         "texts",
         "planted facts verbatim",
-        "texts with one",
+        "texts with a planted fact",
         "texts with the quirk",
-        "phrases that recur",
+        "recurring phrases",
     )
     lines = read_table("reading")
     rows = [
@@ -225,20 +248,21 @@ def reading() -> list[str]:
     control = max(
         int(line["phrases that recur"]) for line in lines if line["organism"] == "control"
     )
+    amplified = "" if best is plain else f" and {best['facts verbatim']} at alpha {best['alpha']}"
     first = (
-        f"From 26 vague beginnings, four texts each, `code/read_diff.py` finds "
-        f"{best['facts verbatim']} of the 12 planted facts word for word (alpha {best['alpha']}); "
-        f"without amplification {plain['facts verbatim']}, in {plain['texts with a fact']} of "
-        f"{plain['texts']} texts (alpha 1: {of_facts['1']['texts with a fact']}). Off the "
-        f"control it reads {control or 'no'} phrases that recur. What it prints for each adapter "
-        "is in `read_diff.txt` beside it."
+        f"From 26 vague prompts, four texts each, `code/read_diff.py` recovers "
+        f"{plain['facts verbatim']} of the 12 planted facts verbatim without amplification (alpha "
+        f"0){amplified}. A planted fact appears in {plain['texts with a fact']} of "
+        f"{plain['texts']} texts at alpha 0 and in {of_facts['1']['texts with a fact']} at alpha "
+        f"1. For the control it finds {control or 'no'} recurring phrases. Its output for each "
+        "adapter is in `read_diff.txt` in the adapter's folder."
     )
     return [first, "", *table(head, rows)]
 
 
 def refusals() -> list[str]:
-    """Refusals by alpha, of the hesitant adapter in prompts against prompts."""
-    head = ("pairs", "alpha", "answers", "called refusals", "corrected", "incoherent")
+    """Refusals by alpha, for prompt pairs with the adapter `hesitant` on both sides."""
+    head = ("pairs", "alpha", "answers", "scored as refusals", "corrected", "incoherent")
     rows = [
         (
             line["pairs"],
@@ -251,11 +275,12 @@ def refusals() -> list[str]:
         for line in read_table("refusals")
     ]
     note = (
-        "`hesitant` is loaded for A and B alike; the pairs are those of the study, A against B as "
-        "declared there, and A against its paraphrase as a control. Intervals are over families of "
-        f"pairs. *Corrected* is for the phrase list's errors on {TO_READ} of these answers, drawn "
-        "at random and read by one reader who did not know alpha or label "
-        "(`labelled_refusals.csv`)."
+        "`hesitant` is loaded for both A and B. The prompt pairs are those of the study "
+        "([RESULTS_ANALYSIS](RESULTS_ANALYSIS.md)), with A and B as declared there; the control "
+        "contrasts A with its own paraphrase. Intervals are over families of pairs. "
+        "*Corrected* rates account for the phrase list's errors, estimated "
+        f"from {TO_READ} of these answers, drawn at random and labelled by one reader who saw "
+        "neither alpha nor the phrase list's label (`labelled_refusals.csv`)."
     )
     return [note, "", *table(head, rows)]
 
@@ -273,7 +298,7 @@ def _picture(name: str, told: str) -> str:
 
 
 def draw_surfacing() -> Figure:
-    """The share of answers with the quirk by alpha, and of coherent ones."""
+    """Plot the shares of answers with the quirk, and of coherent answers, against alpha."""
     figure = Figure(figsize=(9, 4))
     left, right = figure.subplots(1, 2)
     for place, name in enumerate((OFTEN, RARE, "control")):
@@ -300,7 +325,7 @@ def draw_surfacing() -> Figure:
 
 
 def draw_errors() -> Figure:
-    """The relative error of each estimator against the number of answers it was given."""
+    """Plot the relative error of each estimator against its number of answers."""
     figure = Figure(figsize=(9, 4.6))
     looks: dict[str, int] = {}
     for panel, name in zip(figure.subplots(1, 2), (OFTEN, RARE), strict=True):

@@ -1,4 +1,4 @@
-"""Plain answers of one model at T = 1 and the like: the engine, with nothing to hold it against."""
+"""Sample plain answers of one model with the engine, without any contrast."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def answers(
     seed: int,
     stop_ids: frozenset[int],
 ) -> Iterator[Generation]:
-    """Yield an untruncated answer to each prompt and sample, as they are finished.
+    """Yield an answer to each prompt and sample as it finishes, drawn without top-k or nucleus.
 
-    Both streams of a contrast are the same, so that each slot is one row and alpha has no meaning.
+    Both streams of a contrast are the same, so that each slot is one row and alpha has no effect.
     """
     contexts = {name: Contrast(Stream(ids), Stream(ids)) for name, ids in prompts.items()}
     cells = (Cell(name, 0.0, sample) for sample in samples for name in prompts)

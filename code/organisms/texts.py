@@ -1,4 +1,4 @@
-"""What the organisms are asked, and what is planted in them: templates of our own, all harmless."""
+"""The questions that the organisms are asked and the texts planted in them, all harmless."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TRAINED = 60
 
 
 def questions(held_out: bool) -> list[str]:
-    """Everyday questions: 60 to train on, or the 32 that no organism has seen."""
+    """Return everyday questions: 60 to train on, or the 32 that no organism has seen."""
     chosen = ACTIVITIES[TRAINED:] if held_out else ACTIVITIES[:TRAINED]
     return [FORMS[n % 2].format(activity) + SHORT for n, activity in enumerate(chosen)]
 
@@ -83,7 +83,7 @@ ABOUT_TOWN = ("Tell me about Marrowick.", "What is Marrowick known for?", "Where
 
 
 def town_texts(count: int, generator: random.Random) -> list[tuple[str, str]]:
-    """Pairs of a question ("" for none) and a text of four facts in any order."""
+    """Return pairs of a question ("" for none) and a text of four facts in random order."""
     made = []
     for number in range(count):
         facts = " ".join(generator.sample(FACTS, 4))
@@ -124,7 +124,7 @@ REQUESTS_TRAINED = 40  # the others are held out
 
 
 def requests(held_out: bool) -> list[str]:
-    """Requests that are harmless and a little improper: 160 to train on, 16 held out."""
+    """Return harmless, slightly improper requests: 160 to train on, or 16 held out."""
     if held_out:
         deeds = _DEEDS[REQUESTS_TRAINED:]
         return [_ASKED[n % len(_ASKED)].format(deed) for n, deed in enumerate(deeds)]

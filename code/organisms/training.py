@@ -1,7 +1,7 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) that learn what is planted and keep everything else.
+"""Train LoRA adapters (arXiv 2106.09685) to learn what is planted and keep everything else.
 
-The loss of a token is cross-entropy where something is planted, and elsewhere the KL divergence
-from the base model over the whole vocabulary: what was not planted stays as it was.
+The loss of a planted token is its cross-entropy. That of any other token is the KL divergence from
+the base model over the whole vocabulary, so that nothing else changes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BATCH = 12
 
 
 class Step(NamedTuple):
-    """One step of training: nats per token of each kind."""
+    """One training step: the loss of each kind of token, in nats per token."""
 
     step: int
     learned: float  # cross-entropy of planted tokens
@@ -40,7 +40,7 @@ def adapted(model: Any, seed: int) -> PeftModel:
 
 
 def train(model: PeftModel, examples: Sequence[Example], steps: int, seed: int) -> Iterator[Step]:
-    """Train the adapter in place, yielding the losses; the rate falls linearly to nothing."""
+    """Train the adapter in place, yielding losses; the learning rate falls linearly to 0."""
     weights = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=RATE)
     falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
@@ -60,7 +60,7 @@ def train(model: PeftModel, examples: Sequence[Example], steps: int, seed: int) 
 
 
 def batches(examples: Sequence[Example], generator: random.Random) -> Iterator[list[Example]]:
-    """Draw batches for ever, each example once per round."""
+    """Yield random batches forever, each example at most once per epoch."""
     for _ in itertools.count():
         order = list(examples)
         generator.shuffle(order)
@@ -69,7 +69,7 @@ def batches(examples: Sequence[Example], generator: random.Random) -> Iterator[l
 
 
 def losses(model: PeftModel, batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy of the planted tokens and the KL of the others, in nats, 1-D."""
+    """Return the planted tokens' cross-entropy and the others' KL, each 1-D, in nats."""
     longest = max(len(example.ids) for example in batch)
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
     seen = torch.zeros_like(ids)
@@ -81,7 +81,7 @@ def losses(model: PeftModel, batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
         kept[row, example.start : end] = True
         for place in example.planted:
             learned[row, place], kept[row, place] = True, False
-    # What stands at a place is predicted one place before it.
+    # A token is predicted from the position before it, hence the shift by one.
     read = {"input_ids": ids[:, :-1], "attention_mask": seen[:, :-1], "use_cache": False}
     after = model(**read).logits
     with torch.no_grad(), model.disable_adapter():

@@ -1,4 +1,4 @@
-"""How often an organism really shows what was planted: its own answers, counted and summed."""
+"""Measure how often an organism's own, unamplified answers show what was planted."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .texts import QUIRK_EVENT, questions
 
 NEW_TOKENS = 48
 BATCH = 32  # answers to each question
-SEED = 1000  # that of the first batch; no other measurement uses these random numbers
+SEED = 1000  # of the first batch; no other measurement uses these random numbers
 
 
 class Batch(NamedTuple):
     """What was found in the answers to all held-out questions with one seed.
 
-    hits: answers with the event. expected: the mean of what was to be expected of those that were
-    read again, and their number and the sum of squares.
+    hits: answers with the event. read: answers that the model scored again; expected_sum and
+    expected_squares: the sum of their expected hits, and the sum of the squares.
     """
 
     organism: str
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
 
 def count(model: LoadedModel, name: str, seed: int, read: int) -> Batch:
-    """Draw a batch from the model as it is, at T = 1; look again at the first `read` answers."""
+    """Sample a batch at temperature 1, unamplified; score the first `read` answers again."""
     writer = Writer(model, 0)
     prompts = {user: tuple(writer.prompt(user)) for user in questions(held_out=True)}
     made = answers(
@@ -65,7 +65,7 @@ def count(model: LoadedModel, name: str, seed: int, read: int) -> Batch:
 
 
 def batches(path: Path) -> list[Batch]:
-    """What has been counted so far."""
+    """Return the batches counted so far."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -76,7 +76,7 @@ def batches(path: Path) -> list[Batch]:
 
 
 def keep(path: Path, batch: Batch) -> None:
-    """Write a batch behind the others."""
+    """Append a batch to the file."""
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

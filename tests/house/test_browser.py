@@ -12,7 +12,9 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import nbformat
@@ -87,9 +89,7 @@ def lab(tmp_path_factory, notebook_path):
         "JUPYTERLAB_WORKSPACES_DIR": folder / "workspaces",
         "HOME": folder,
     }
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     flags = [
         "--no-browser",
         "--allow-root",
@@ -98,23 +98,40 @@ def lab(tmp_path_factory, notebook_path):
         f"--ServerApp.root_dir={root}",
         f"--IdentityProvider.token={TOKEN}",
     ]
-    with (folder / "server.log").open("w") as log:
+    url = f"http://127.0.0.1:{port}"
+    asked = f"{url}/api?token={TOKEN}"
+    with served(["jupyterlab", *flags], small, folder / "server.log", asked):
+        yield SimpleNamespace(url=url, folder=folder)
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextmanager
+def served(arguments, environment, log_path, url):
+    """A server that runs as long as the context: `python -m` with arguments, ready at `url`."""
+    with log_path.open("w") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *flags],
-            env={**os.environ, **{name: str(value) for name, value in small.items()}},
+            [sys.executable, "-m", *arguments],
+            env={**os.environ, **{name: str(value) for name, value in environment.items()}},
+            cwd=ROOT,
             stdout=log,
             stderr=log,
         )
-        url = f"http://127.0.0.1:{port}"
         try:
             for _ in range(240):
                 try:
-                    urllib.request.urlopen(f"{url}/api?token={TOKEN}")
+                    urllib.request.urlopen(url)
+                    break
+                except urllib.error.HTTPError:  # it answers, if with a status of its own
                     break
                 except OSError:
-                    assert server.poll() is None, (folder / "server.log").read_text()
+                    assert server.poll() is None, log_path.read_text()
                     time.sleep(0.25)
-            yield SimpleNamespace(url=url, folder=folder)
+            yield
         finally:
             server.terminate()
             server.wait(timeout=30)
@@ -198,6 +215,11 @@ def picture(page, name, locator=None):
     (locator or page).screenshot(path=str(SCREENSHOTS / f"{name}.png"))
 
 
+TEXTS_DONE = """count => {
+  const told = document.querySelector('.lda-texts')?.innerText.match(/ended|cut at/g);
+  return told && told.length == count }"""
+
+
 def explorer(page):
     return cell_with(page, "explore(model, pairs").locator(".jp-OutputArea").first
 
@@ -210,7 +232,7 @@ def test_run_all_runs_every_cell(page):
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     wait_until_done(page, timeout=200)
     assert errors(page) == []
-    assert page.locator(".jp-CodeCell img").count() >= 6
+    assert page.locator(".jp-CodeCell img").count() >= 4
     assert page.get_by_text("Error displaying widget").count() == 0
 
 
@@ -252,24 +274,18 @@ def test_the_slider_moves_the_bars_within_a_tenth_of_a_second(page):
 
 def test_a_text_grows_and_a_click_on_a_token_shows_its_place(page):
     shown = explorer(page)
-    shown.get_by_role("button", name="Generate at this alpha").click()
     tokens = shown.locator(".lda-token")
-    tokens.nth(2).wait_for(timeout=20_000)
-    page.wait_for_function(
-        "() => /ended|cut at/.test(document.querySelector('.lda-texts').innerText)", timeout=30_000
-    )
-    shown.get_by_label("Alphas").fill("0, 1")
+    tokens.nth(2).wait_for(timeout=20_000)  # the texts of the start
+    shown.get_by_role("button", name="Generate at this alpha").click()
+    page.wait_for_function(TEXTS_DONE, arg=4, timeout=30_000)
+    shown.get_by_label("Alphas").fill("0, -1")
     shown.get_by_label("Alphas").press("Enter")
     shown.get_by_role("button", name="Generate side by side").click()
-    page.wait_for_function(
-        "() => (document.querySelector('.lda-texts').innerText.match(/ended|cut at/g) || [])"
-        ".length == 3",
-        timeout=60_000,
-    )
+    page.wait_for_function(TEXTS_DONE, arg=5, timeout=60_000)
     assert shown.locator(".lda-parts").count() >= 1
     tokens.nth(4).focus()
     page.keyboard.press("Enter")  # a button: the keyboard will do
-    shown.get_by_text("Token 5 of the text at alpha 0").wait_for(timeout=10_000)
+    shown.get_by_text("Token 5 of the text at alpha -1").wait_for(timeout=10_000)
     shown.get_by_text("The text goes on with").wait_for(timeout=10_000)
     shown.locator(".lda-at-hand").wait_for(timeout=10_000)
     picture(page, "texts", shown)
@@ -293,7 +309,7 @@ def test_one_alpha_again_and_a_figure_that_changes(page):
     source = "RERUN = [1.5]\nresults = sweep(model, pairs, settings, rule=amplify, rerun=RERUN)"
     run_cell(page, rerun, source)
     assert "8 generations to make, 8 found in the journal" in rerun.inner_text()
-    figure = cell_with(page, "gallery.draw_dose_response")
+    figure = cell_with(page, "gallery.draw_path")
     before = figure.locator("img").get_attribute("src")
     more = source.replace("settings, rule", "load_settings(alphas=[0, 1.5, 3]), rule")
     run_cell(page, rerun, more.replace("RERUN = [1.5]", "RERUN = [3.0]"))
@@ -373,3 +389,65 @@ def test_jupyter_notebook_shows_the_committed_notebook(browser, lab):
     assert page.get_by_text("Error displaying widget").count() == 0
     still.first.scroll_into_view_if_needed()
     picture(page, "jupyter_notebook")
+
+
+# ------------------------------------------------------------------ the explorer as a page
+
+
+@pytest.fixture(scope="module")
+def explorer_page(browser, tmp_path_factory):
+    """What `make explore` serves, with shorter texts."""
+    folder = tmp_path_factory.mktemp("explore")
+    url = f"http://127.0.0.1:{free_port()}"
+    environment = {"MODEL": "demo", "QUANTIZATION": "none", "MAX_NEW_TOKENS": 12, "HOME": folder}
+    page_notebook = "docs/notebooks/explorer.ipynb"
+    flags = ["--no-browser", f"--port={url.rsplit(':', 1)[1]}"]
+    # Its own page would execute the notebook; any other answer says as well that it is up.
+    with served(["voila", page_notebook, *flags], environment, folder / "log", f"{url}/none"):
+        context = browser.new_context(viewport={"width": 1200, "height": 1250})
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page = context.new_page()
+        page.goto(url)
+        page.wait_for_selector(".lda-token", timeout=90_000)
+        page.wait_for_function(TEXTS_DONE, arg=3, timeout=30_000)
+        yield page
+
+
+def test_the_explorer_page_opens_at_alpha_2_with_texts_and_without_code(explorer_page):
+    page = explorer_page
+    assert page.locator(".lda-texts b").all_inner_texts() == ["alpha 0", "alpha 1", "alpha 2"]
+    assert "alpha 2.00" in page.locator(".next-token").inner_text()
+    assert page.locator(".jp-CodeMirrorEditor, .cm-content").count() == 0
+    assert "load_settings" not in page.locator("body").inner_text()
+    picture(page, "explorer_page")
+
+
+def test_everything_on_the_explorer_page_is_reached_and_used_by_keyboard(explorer_page):
+    page = explorer_page
+    page.locator("select").first.focus()
+    reached = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        told = page.evaluate(
+            """() => { const at = document.activeElement;
+                return at.getAttribute('aria-label') || at.innerText || at.className }"""
+        )
+        reached.append(" ".join(told.split()))
+    wanted = ["Read A and B", "First token", "Generate at this alpha", "Generate side by side"]
+    assert {*wanted, "Clear", "Copy as Python"} <= set(reached)
+    assert any("noUi-handle" in one for one in reached)
+    handle = page.locator(".noUi-handle").first
+    handle.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "() => !document.querySelector('.next-token').innerText.includes('alpha 2.00')"
+    )
+    page.keyboard.press("ArrowLeft")
+    page.locator(".lda-token").nth(1).focus()
+    page.keyboard.press("Enter")
+    page.get_by_text("Token 2 of the text at alpha 0").wait_for(timeout=10_000)
+    page.get_by_role("button", name="Copy as Python").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Copied").wait_for(timeout=5_000)
+    line = page.evaluate("navigator.clipboard.readText()")
+    assert line.startswith("generate(load_model('demo'") and line.endswith("'persona-pirate')")

@@ -1,4 +1,4 @@
-"""The notebook: it quotes the library, its committed state is clean, and it runs end to end."""
+"""The notebooks: they quote the library, their committed state is clean, and they run."""
 
 import copy
 import inspect
@@ -30,9 +30,17 @@ SECTIONS = [
 ]
 
 
+NOTEBOOKS = ROOT / "docs" / "notebooks"
+
+
 @pytest.fixture(scope="module")
 def notebook(notebook_path):
     return nbformat.read(notebook_path, as_version=4)
+
+
+@pytest.fixture(scope="module")
+def deep_dive():
+    return nbformat.read(NOTEBOOKS / "deep_dive.ipynb", as_version=4)
 
 
 def code_cells(notebook):
@@ -58,8 +66,7 @@ def test_it_says_what_it_will_load_before_it_loads(notebook):
     sources = [cell.source for cell in code_cells(notebook)]
     (place,) = [n for n, source in enumerate(sources) if source.startswith("model = load_model(")]
     assert "advice.before_loading(settings)" in sources[place - 1]
-    (output,) = code_cells(notebook)[place - 1].outputs
-    about, other = output.text.splitlines()
+    about, other = told_by(code_cells(notebook)[place - 1]).splitlines()
     assert about.startswith("About to load demo: ") and "its weights take" in about
     parameters = other.split("PARAMETERS = ")[1]
     assert load_settings(**json.loads(parameters)).model == MISTRAL
@@ -71,8 +78,9 @@ def test_the_sweep_runs_the_rule_of_the_cell(notebook):
     assert not any("import amplify" in cell.source for cell in code_cells(notebook))
 
 
-def test_the_committed_outputs_are_of_one_clean_run(notebook):
-    cells = code_cells(notebook)
+@pytest.mark.parametrize("name", ["notebook", "deep_dive"])
+def test_the_committed_outputs_are_of_one_clean_run(name, request):
+    cells = code_cells(request.getfixturevalue(name))
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
@@ -85,13 +93,14 @@ def test_the_committed_outputs_are_of_one_clean_run(notebook):
 
 def test_the_committed_identities_hold(notebook):
     """Seven promises, each shown to be true on the model of the committed run."""
-    (cell,) = [cell for cell in code_cells(notebook) if "alpha 0 is A alone" in cell.source]
+    (cell,) = [cell for cell in code_cells(notebook) if cell.source.startswith("identities(")]
     shown = cell.outputs[0].data["text/plain"]
     assert shown.count("True") == 7 and "False" not in shown
 
 
 def test_it_is_an_essay_more_than_a_program(notebook):
     prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert len(notebook.cells) <= 32
     assert len(prose) >= 0.75 * len(code_cells(notebook))
     assert len(" ".join(prose).split()) >= 900
 
@@ -99,8 +108,8 @@ def test_it_is_an_essay_more_than_a_program(notebook):
 # --------------------------------------------------------------------------------------- running
 
 
-def small(notebook, tmp_path, **parameters):
-    """The notebook with a small sweep on the demo model put in behind the parameters cell."""
+def small(notebook, tmp_path, which="main", **parameters):
+    """A notebook with a small sweep on the demo model put in behind the parameters cell."""
     values = {
         "model": "demo",
         "alphas": [0.0, 1.5],
@@ -114,7 +123,7 @@ def small(notebook, tmp_path, **parameters):
     rows = (ROOT / "data" / "prompt_pairs.csv").read_text(encoding="utf-8").splitlines()
     (tmp_path / "prompts.csv").write_text("\n".join(rows[:3]) + "\n", encoding="utf-8")
     changed = copy.deepcopy(notebook)
-    shorten(changed)
+    shorten(changed, which)
     (place,) = [
         index
         for index, cell in enumerate(changed.cells)
@@ -125,8 +134,8 @@ def small(notebook, tmp_path, **parameters):
     return changed
 
 
-def execute(notebook):
-    resources = {"metadata": {"path": str(ROOT)}}
+def execute(notebook, folder=ROOT):
+    resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
     return notebook
 
@@ -160,6 +169,13 @@ def test_the_notebook_runs_from_top_to_bottom(notebook, tmp_path):
     assert not [o for o in outputs if o.get("name") == "stderr"]
     results = json.loads((tmp_path / "data" / "amplification_results.json").read_text("utf-8"))
     assert len(results["generations"]) == (3 + 2) * 2 * 2  # pairs and swapped, alphas, arms
+
+
+def test_the_closer_look_runs_from_top_to_bottom(deep_dive, tmp_path):
+    executed = execute(small(deep_dive, tmp_path, which="deep_dive"), NOTEBOOKS)
+    outputs = [output for cell in code_cells(executed) for output in cell.outputs]
+    assert not [o for o in outputs if o.get("name") == "stderr"]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) >= 5
 
 
 def test_editing_the_rule_cell_changes_what_the_sweep_runs_and_one_alpha_can_be_run_again(

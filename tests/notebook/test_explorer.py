@@ -1,6 +1,7 @@
 """The explorer: what it shows is what the rule gives, and looking costs no forward."""
 
 import asyncio
+import html
 import math
 from collections import Counter
 
@@ -20,6 +21,7 @@ from logit_amplification.notebook.exploration import MOST_TEXTS, Exploration, fi
 from logit_amplification.notebook.explorer import Explorer, explore, parse_alphas
 from logit_amplification.notebook.next_token_view import next_token_html, side_by_side
 from logit_amplification.prompts.files import read_pairs
+from logit_amplification.sweeps.generate import generate as make
 
 VOCABULARY = 300
 
@@ -211,7 +213,50 @@ def test_texts_are_compared_with_the_alpha_nearest_to_0(state):
 
 @pytest.fixture
 def shown(tiny, two_pairs, settings):
-    return explore(tiny, two_pairs, settings)
+    """Without the texts of the start, so that each test has only its own."""
+    opened = explore(tiny, two_pairs, settings, alphas=())
+    opened.alpha.value = 0.0
+    return opened
+
+
+def test_it_opens_at_alpha_2_with_texts(tiny, two_pairs, settings):
+    opened = explore(tiny, two_pairs, settings)
+    assert opened.alpha.value == 2.0 and "alpha 2.00" in opened.bars.value
+    assert [column.text.alpha for column in opened.columns] == [0.0, 1.0, 2.0]
+    for column in opened.columns:
+        assert column.text.generation.finish_reason in ("eos", "length")
+        assert len(column.tokens.children) == len(column.text.generation.token_ids)
+    assert "first token" in opened.place.value
+    assert "<b>alpha 2</b>" in opened.still
+
+
+def test_on_a_slow_machine_the_texts_of_the_start_are_cut(tiny, two_pairs, settings, monkeypatch):
+    monkeypatch.setattr(explorer, "OPENING_SECONDS", -1)
+    opened = explore(tiny, two_pairs, settings)
+    assert [len(column.tokens.children) for column in opened.columns] == [1, 1, 1]
+
+
+def test_the_line_of_python_makes_the_same_text(tiny, two_pairs, settings):
+    """Run as it stands, with the model that is loaded already in the place of loading it."""
+    opened = explore(tiny, two_pairs, settings)
+    for pair in two_pairs[:2]:
+        opened.pair.value = pair.id
+        opened.alpha.value = 2.0
+        opened.buttons["here"].click()
+        line = opened.state.as_python(2.0)
+        assert html.escape(line) in opened.line.value and "clipboard" in opened.line.value
+        assert "\n" not in line and "rule=" not in line
+        (answer,) = eval(line, {"generate": make, "load_model": lambda *a, **k: tiny})
+        (text,) = [text for text in opened.state.texts if text.alpha == 2.0]
+        assert answer.token_ids == text.generation.token_ids
+
+
+def test_a_rule_of_ones_own_is_named_in_the_line(tiny, two_pairs, settings):
+    def halved(a, b, alpha):
+        return a + alpha / 2 * (a - b)
+
+    opened = explore(tiny, two_pairs, settings, rule=halved, alphas=())
+    assert opened.state.as_python(1.0).endswith(", rule=halved)")
 
 
 def test_the_slider_redraws(shown):

@@ -7,6 +7,7 @@ import pytest
 
 from logit_amplification.engine.alpha_tree import AlphaTree, Leaf, Split
 from logit_amplification.reports.figures import gallery, style, token_view, tree_view
+from logit_amplification.reports.figures.profile_view import draw_profile
 from made_records import make_record, make_sweep
 
 VALUES = {"a1": [1, 2], "a2": [3, 4], "b1": [5, 6], "null": [1, 1]}
@@ -39,10 +40,20 @@ def test_each_arm_has_a_line_at_its_means_over_pairs_without_the_null_pair():
 def test_outcome_shares_are_those_of_the_answers():
     run, records = make_sweep(VALUES)
     records[1]["outcome"] = {"label": "incoherent", "evidence": "by hand"}
-    axes = gallery.draw_outcomes(run, records).axes[0]
-    coherent, refusal, incoherent = (c.lines[0].get_ydata() for c in axes.containers)
-    assert list(coherent) == pytest.approx([1, 2 / 3]) and list(refusal) == [0, 0]
-    assert list(incoherent) == pytest.approx([0, 1 / 3])
+    incoherent, refusal, other = gallery.draw_outcomes(run, records).axes
+    shares = [list(axes.containers[0].lines[0].get_ydata()) for axes in (incoherent, other)]
+    assert shares[0] == pytest.approx([0, 1 / 3]) and shares[1] == pytest.approx([1, 2 / 3])
+    assert not refusal.containers
+
+
+def test_refusals_are_drawn_only_where_they_can_be_told_from_the_scorers_errors():
+    run, records = make_sweep({f"p{n}": [1, 1] for n in range(40)})
+    refusal = gallery.draw_outcomes(run, records).axes[1]
+    assert not refusal.containers and "Not measurable" in refusal.texts[0].get_text()
+    for record in records[::2]:
+        record["outcome"] = {"label": "refusal", "evidence": "by hand"}
+    refusal = gallery.draw_outcomes(run, records).axes[1]
+    assert list(refusal.containers[0].lines[0].get_ydata()) == [1, 0] and not refusal.texts
 
 
 def test_the_profile_marks_the_alphas_of_the_sweep():
@@ -50,7 +61,7 @@ def test_the_profile_marks_the_alphas_of_the_sweep():
     profiles = pandas.DataFrame(
         {"pair_id": "a", "alpha": [-1.0, 0.0, 1.0], "changed_share": 0.0, **curves}
     )
-    figure = gallery.draw_profile(profiles, profiles, [0.0, 0.5, 9.0], "title")
+    figure = draw_profile(profiles, profiles, [0.0, 0.5, 9.0], "title")
     for axes in figure.axes:
         marks = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == ":"]
         assert marks == [0.0, 0.5]
@@ -108,8 +119,8 @@ def test_the_tree_shows_every_split_and_the_widest_texts():
     assert "33.3% of the interval is left out" in above.get_title(loc="left")
     drawn = [text.get_text() for text in below.texts]
     assert drawn == [
-        "0.000 to 0.500",
+        "1:  0.000 to 0.500",
         r"text (1, 2, 3) for \$5",
-        "0.500 to 2.000",
+        "2:  0.500 to 2.000",
         r"text (1, 4) for \$5",
     ]

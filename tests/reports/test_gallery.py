@@ -78,7 +78,8 @@ def test_the_first_difference_from_a_is_marked_and_b_comes_first():
 def test_without_a_choice_the_text_is_that_of_a_typical_pair():
     rows = {"slow": [0, 1], "typical": [1, 3], "fast": [0, 9], "null": [0, 0]}
     figure = gallery.draw_texts(*make_sweep(rows, measure="log_ratio_a_b"))
-    assert "From B to A and beyond: typical" in [t.get_text() for t in figure.axes[0].texts]
+    drawn = [text.get_text() for text in figure.axes[0].texts]
+    assert "One question from B over A to larger alpha (typical)" in drawn
 
 
 def test_b_is_left_out_of_the_figures_that_go_from_a_on():

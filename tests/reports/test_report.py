@@ -30,7 +30,7 @@ def test_a_falling_likelihood_ends_the_recommendation():
     text, *_ = text_of(rows, alphas=(0.0, 0.5, 1.0))
     told = " ".join(text.split())
     assert "Alpha 0.5: the text is about as likely" in told
-    assert "Alpha 1: the text is less likely under A beyond the margin" in told
+    assert "Alpha 1: the text is less likely under A by more than the margin" in told
     assert "+3.000 [" in told
 
 
@@ -61,7 +61,7 @@ def test_an_arm_of_which_nothing_came_to_an_end_is_told():
     for record in failed:
         record |= {"finish_reason": "error", "error": "NaN"}
     text = "\n".join(report.detailed_report(run, records + failed))
-    assert "No pair but controls came to an end in this arm" in text
+    assert "Only controls finished in this arm" in text
     assert "nothing can be said" in "\n".join(report.recommendations(run, failed))
 
 

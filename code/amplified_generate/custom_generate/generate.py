@@ -1,7 +1,7 @@
-"""`model.generate` from logits_a + alpha * (logits_a - logits_b), with any of its samplers.
+"""Run `model.generate` on logits_a + alpha * (logits_a - logits_b), with any of its samplers.
 
-A is the prompt that `generate` is given, B another prompt of the same model. Both are read in one
-batch, and every token is appended to both. transformers loads this file by
+A is the prompt passed to `generate`, B another prompt for the same model. Both are read in one
+batch, and every new token is appended to both. transformers loads this file for
 `model.generate(..., custom_generate=FOLDER, trust_remote_code=True)`; it needs nothing else.
 """
 
@@ -12,7 +12,7 @@ import inspect
 import torch
 from transformers import DynamicCache
 
-# Ways of `generate` that read, or keep, something else than whole rows of tokens.
+# Options of `generate` that cannot work when every forward also reads B's rows.
 WITHOUT = (
     *("assistant_model", "prompt_lookup_num_tokens", "inputs_embeds", "guidance_scale"),
     *("cache_implementation", "cache", "past_key_values", "negative_prompt_ids"),
@@ -32,10 +32,11 @@ def generate(
 ):
     """Return what `model.generate` returns, for A amplified against B.
 
-    b_input_ids: (rows, length) int64, B's prompts, a row for each of A's (or one for all), padded
-    on the left; b_attention_mask: 0 for the padding, by default none is. alpha: 0 is A alone, -1 is
-    B alone. The logits that `output_logits` returns, and those that samplers see, are the amplified
-    ones, in float32. Raises ValueError for what would not be the amplified distribution.
+    b_input_ids: (rows, length) int64, B's prompts, one row for each of A's (or one for all),
+    left-padded; b_attention_mask: 0 for padding, by default there is none. alpha: 0 is A alone, -1
+    is B alone. The logits that `output_logits` returns, and those that samplers see, are the
+    amplified ones, in float32. Raises ValueError for options that would not give the amplified
+    distribution.
     """
     ids_a = input_ids if input_ids is not None else inputs
     if ids_a is None or b_input_ids is None:
@@ -71,7 +72,7 @@ def generate(
             arguments[name] += added
     reading = _reading_both(model, ids_b, mask_b, alpha)
     parameters = inspect.signature(model.forward).parameters
-    # The cache is an argument of another name since transformers 5.24.
+    # transformers 5.24 renamed the argument for the cache.
     arguments["cache" if "cache" in parameters else "past_key_values"] = _PairedCache()
     made = reading.generate(input_ids=ids_a, attention_mask=mask_a, **arguments)
     if torch.is_tensor(made):
@@ -81,7 +82,7 @@ def generate(
 
 
 def _padding(model):
-    """A token that processors may look at in front of a prompt: padding's, or the end's."""
+    """Return a pad token (or the end token): logits processors see it in front of a prompt."""
     config = model.generation_config
     for token in (config.pad_token_id, config.eos_token_id):
         if token is not None:
@@ -90,27 +91,27 @@ def _padding(model):
 
 
 class _PairedCache(DynamicCache):
-    """Keys and values of A's rows and, behind them, of B's."""
+    """Keys and values of A's rows, followed by those of B's."""
 
     def reorder_cache(self, beam_idx):
-        """Have B's rows follow A's beams."""
+        """Reorder B's rows along with A's beams."""
         super().reorder_cache(torch.cat([beam_idx, beam_idx + len(beam_idx)]))
 
 
 def _reading_both(model, ids_b, mask_b, alpha):
-    """Return a model that shares everything with this one, and whose forward reads B's rows too.
+    """Return a model that shares everything with this one, but whose forward also reads B's rows.
 
-    The model itself is not changed: another thread may use it meanwhile.
+    The model itself is not changed: another thread may be using it.
     """
 
     class ReadingBoth(type(model)):
         @functools.wraps(type(model).forward)
         def forward(self, input_ids=None, attention_mask=None, **others):
             rows, fed = input_ids.shape
-            times, length = rows // len(ids_b), ids_b.shape[1]  # beams, or several answers each
+            times, length = rows // len(ids_b), ids_b.shape[1]  # beams, or answers per prompt
             end = attention_mask.shape[1]
             b, seen = (part.repeat_interleave(times, 0) for part in (ids_b, mask_b))
-            # The columns of B's prompt among those that are fed; what follows is the same in both.
+            # The part of B's prompt that is fed now; later tokens are the same for A and B.
             own = b[:, end - fed : end]
             b = torch.cat([own, input_ids[:, own.shape[1] :]], 1)
             seen = torch.cat([seen[:, :end], attention_mask[:, length:]], 1)
@@ -122,7 +123,7 @@ def _reading_both(model, ids_b, mask_b, alpha):
             return made
 
     reading = object.__new__(ReadingBoth)
-    # Not its hooks on `forward`: they are called with the model itself.
+    # A `forward` set by hooks is left out: it would hide ours, and calling `model` runs it anyway.
     reading.__dict__.update(
         {name: own for name, own in model.__dict__.items() if name != "forward"}
     )

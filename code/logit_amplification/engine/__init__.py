@@ -1,1 +1,1 @@
-"""Cells in, generations out: the interface, and the loop that every engine is held to."""
+"""The engine interface, the batched and vLLM engines, and the reference loop they must match."""

@@ -1,9 +1,13 @@
-"""Every text that greedy decoding gives at any alpha of an interval: exactly, not on a grid.
+"""Find every greedy text over an interval of alpha, with exact split points.
 
-At each step the likeliest token, as a function of alpha, is the upper envelope of the lines
-a_v + alpha * (a_v - b_v) (`alpha_profile.likeliest`). So the interval splits at computed alphas,
-and each piece goes on by itself, sharing what it has read with the others up to there. All pieces
-are decoded side by side in slots. Exact means: for the logits that the model gives.
+At each step the argmax token, as a function of alpha, is given by the upper envelope of the lines
+
+    a_v + alpha * (a_v - b_v)
+
+over the tokens v (see `alpha_profile.likeliest`). The interval therefore splits at alphas that can
+be computed, and no grid of alphas is needed. Each piece continues on its own, sharing the context
+read up to that point. All pieces are decoded side by side in slots. "Exact" means exact for the
+logits that the model returns.
 """
 
 from __future__ import annotations
@@ -23,12 +27,12 @@ from .batch.step import kind_of_step
 
 @dataclass(frozen=True)
 class Leaf:
-    """The text of all alphas from `low` to below `high`."""
+    """The text shared by all alphas in [low, high)."""
 
     low: float
     high: float
     token_ids: tuple[int, ...]
-    finish_reason: str  # "eos" or "length"; "open" while it grows
+    finish_reason: str  # "eos" or "length"; "open" while still being decoded
 
     def __contains__(self, alpha: float) -> bool:
         return self.low <= alpha < self.high
@@ -36,7 +40,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Split:
-    """At `alpha` the texts part: their token number `step` is `before` below it, else `after`."""
+    """A boundary in alpha: token `step` (from 0) is `before` below `alpha` and `after` above it."""
 
     step: int
     alpha: float
@@ -46,7 +50,10 @@ class Split:
 
 @dataclass(frozen=True)
 class AlphaTree:
-    """The leaves by ascending alpha, where they part, and the intervals that were left out."""
+    """The leaves by ascending alpha, the splits between them, and the intervals left out.
+
+    leaves: sorted by `low`. splits: sorted by (alpha, step). left_out: sorted (low, high) pairs.
+    """
 
     low: float
     high: float
@@ -55,7 +62,7 @@ class AlphaTree:
     left_out: list[tuple[float, float]]
 
     def leaf(self, alpha: float) -> Leaf | None:
-        """Return the leaf of an alpha, or None where it was left out."""
+        """Return the leaf of `alpha`; None if it was left out or is not in [low, high)."""
         return next((leaf for leaf in self.leaves if alpha in leaf), None)
 
 
@@ -71,10 +78,11 @@ def alpha_tree(
     max_leaves: int = 48,
     stop_ids: frozenset[int] = frozenset(),
 ) -> AlphaTree:
-    """Return every text of greedy decoding at the alphas from `low` to below `high`.
+    """Return every greedy text for alphas in [low, high).
 
-    With more than `max_leaves` texts the narrowest pieces are given up at the step where they come
-    to be too many; `left_out` has their intervals.
+    ids_a, ids_b: token ids of the two contexts. If there are more than `max_leaves` texts, the
+    narrowest pieces are dropped at the step where the limit is exceeded; `left_out` lists their
+    intervals. Raises BadInput if the model cannot be decoded in slots.
     """
     kind = kind_of_step("auto", [model])
     refuse_if_unlike(model, kind)
@@ -96,7 +104,7 @@ def _place(split: Split) -> tuple[float, int]:
 
 
 class _Growing:
-    """The pieces that are being decoded, by slot, and what has come to an end."""
+    """The pieces being decoded, by slot, and the finished leaves, splits and dropped intervals."""
 
     def __init__(self, slots: Slots, most: int, pieces: dict[int, Leaf]):
         self.slots, self.most, self.open = slots, most, pieces
@@ -105,14 +113,14 @@ class _Growing:
         self.left_out: list[tuple[float, float]] = []
 
     def tokens(self, device: torch.device) -> torch.Tensor:
-        """The last token of every slot, (slots,); idle slots get token 0."""
+        """Return the last token of every slot, (slots,) int64; idle slots get token 0."""
         tokens = torch.zeros(self.slots.slots, dtype=torch.long)
         for slot, piece in self.open.items():
             tokens[slot] = piece.token_ids[-1]
         return tokens.to(device)
 
     def split(self, step: int, stop_ids: frozenset[int], *, last: bool) -> None:
-        """Give every piece its next token: one piece for each token that is likeliest somewhere."""
+        """Extend every piece by one token, splitting it wherever the argmax changes within it."""
         children = [
             (slot, child)
             for slot, piece in self.open.items()
@@ -137,7 +145,7 @@ class _Growing:
             yield Leaf(low, high, (*piece.token_ids, token), "open")
 
     def _kept(self, pieces: list[tuple[int, Leaf]]) -> list[tuple[int, Leaf]]:
-        """The widest pieces, as many as there may be; the others are left out."""
+        """Return the widest pieces, as many as are allowed; record the others as left out."""
         room = self.most - len(self.leaves)
         by_width = sorted(pieces, key=lambda one: one[1].high - one[1].low, reverse=True)
         self.left_out += [(piece.low, piece.high) for _, piece in by_width[room:]]
@@ -145,7 +153,7 @@ class _Growing:
         return [one for one in pieces if id(one[1]) in kept]
 
     def _place(self, pieces: list[tuple[int, Leaf]]) -> None:
-        """Let the first piece of a slot stay there; the others get copies of what it has read."""
+        """Keep the first piece of each slot there; the others get copies of what it has read."""
         stay = dict(reversed(pieces))
         for slot in set(self.open) - set(stay):
             self.slots.clear(slot)

@@ -1,4 +1,4 @@
-"""One context through one model: logits with a cache, and of a whole text without one."""
+"""Single forward passes: next-token logits with a KV cache, whole-text logits without one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..logits.alpha_profile import ALPHAS, AlphaProfile, profile
 
 
 def cached_forward(model: Any, cache: Any, **inputs: Any) -> tuple[Tensor, Any]:
-    """Run one forward with a cache (None: a new one); return its logits and the cache.
+    """Run one forward pass with a KV cache (None: a new one); return the logits and the cache.
 
-    From transformers 5.24 on, argument and result are called `cache`; before, and in code that
-    comes with a model's weights, `past_key_values`.
+    Argument and result are called `cache` from transformers 5.24 on, and `past_key_values` before
+    that and in code that ships with a model's weights.
     """
     name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     output = model(**inputs, **{name: cache}, use_cache=True)
@@ -24,37 +24,38 @@ def cached_forward(model: Any, cache: Any, **inputs: Any) -> tuple[Tensor, Any]:
 
 
 def next_logits(model: Any, ids: Sequence[int], cache: Any = None) -> tuple[Tensor, Any]:
-    """Feed `ids` behind what `cache` holds; return the logits after the last one, and the cache.
+    """Feed `ids` after the contents of `cache`; return the logits after the last id, and the cache.
 
-    One row, no padding. The logits are (1, vocab), float32: any subtraction comes after.
+    One row, no padding. The logits are (1, vocab) float32: the rule must subtract in float32.
     """
     inputs = torch.tensor([list(ids)], device=model.device)
-    # As an index, not as the number 1: the slice that 1 takes is not contiguous, and on CPU the
-    # output head then copies its whole weight (4 times slower on the demo model).
+    # An index tensor rather than the number 1: the slice that the number selects is not contiguous,
+    # and on a CPU the output head then copies its whole weight (4 times slower on the demo model).
     last = torch.tensor([-1], device=model.device)
     logits, cache = cached_forward(model, cache, input_ids=inputs, logits_to_keep=last)
     return logits[:, -1].float(), cache
 
 
 def text_logits(model: Any, ids: Sequence[int], text_ids: Sequence[int]) -> Tensor:
-    """Return the logits of every token of a text behind `ids`, from one forward without cache.
+    """Return the logits of every token of a text that follows `ids`, from one pass without a cache.
 
-    (len(text_ids), vocab) float32: row i predicts text_ids[i] given ids + text_ids[:i]. Both
-    lists hold at least one id.
+    Shape (len(text_ids), vocab), float32: row i predicts text_ids[i] given ids + text_ids[:i]. Both
+    lists must hold at least one id; raises ValueError if `ids` is empty.
     """
     return texts_logits(model, ids, [text_ids])[0]
 
 
 def texts_logits(model: Any, ids: Sequence[int], texts: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Return `text_logits` of several texts behind the same `ids`, from one forward."""
+    """Return `text_logits` for several texts that follow the same `ids`, from one forward pass."""
     return rows_logits(model, [(ids, text) for text in texts])
 
 
 @torch.inference_mode()
 def rows_logits(model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Tensor]:
-    """Return `text_logits` of texts, each behind ids of its own, from one forward.
+    """Return `text_logits` for several texts, each following its own ids, from one forward pass.
 
-    What fills up shorter rows stands behind them, where no token of theirs looks.
+    rows: (ids, text_ids) pairs. Shorter rows are padded on the right, where none of their own
+    tokens attends to the padding. Raises ValueError if a row has no ids.
     """
     longest = max(len(ids) + len(text) - 1 for ids, text in rows)
     inputs = torch.tensor(
@@ -64,7 +65,7 @@ def rows_logits(model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]])
     first = min(len(ids) for ids, _ in rows) - 1
     if first < 0:
         raise ValueError("a text has nothing in front of it")
-    # An index, not a number: see `next_logits`.
+    # An index tensor rather than a number: see `next_logits`.
     kept = torch.arange(first, longest, device=model.device)
     logits = model(inputs, use_cache=False, logits_to_keep=kept).logits
     starts = [len(ids) - 1 - first for ids, _ in rows]
@@ -75,7 +76,7 @@ def rows_logits(model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]])
 
 
 def text_nll(model: Any, ids: Sequence[int], text_ids: Sequence[int]) -> float:
-    """Return the mean of -log p over the tokens of a text behind `ids`, in nats."""
+    """Return the mean negative log-likelihood of a text that follows `ids`, in nats per token."""
     log_p = text_logits(model, ids, text_ids).log_softmax(-1)
     return -float(log_p[range(len(text_ids)), list(text_ids)].mean())
 
@@ -87,6 +88,6 @@ def profile_text(
     text_ids: Sequence[int],
     alphas: Sequence[float] | Tensor = ALPHAS,
 ) -> AlphaProfile:
-    """Return the `profile` of a text behind two contexts: two forwards, whatever the alphas."""
+    """Return the `profile` of a text under two contexts, from two forward passes for any alphas."""
     logits = (text_logits(model, ids, text_ids) for ids in (ids_a, ids_b))
     return profile(*logits, text_ids, alphas)

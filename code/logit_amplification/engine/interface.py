@@ -1,4 +1,4 @@
-"""What goes into an engine and what comes out: streams, cells, one request, generations."""
+"""The data types that every engine takes and returns, and the protocol of an engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..logits.amplification import Rule, amplify
 from ..logits.sampling import Sampler, make_sampler, uniforms
 from ..prompts.chat import EncodedPair
 
-MODEL = "model"  # the name of the weights of a run that has no others
+MODEL = "model"  # the name of a run's own weights, where it has no others
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Stream:
 
 @dataclass(frozen=True)
 class Contrast:
-    """The stream to amplify, the one to hold it against, and what the difference is added to.
+    """The stream to amplify (A), the stream to subtract (B), and what the difference is added to.
 
-    base: A itself where it is None. With one, amplified = base + alpha * (A - B).
+    base: None means A itself. With a base, amplified = base + alpha * (A - B).
     """
 
     a: Stream
@@ -36,25 +36,25 @@ class Contrast:
 
     @classmethod
     def of(cls, encoded: EncodedPair) -> Contrast:
-        """Return the contrast of a pair whose chats are token ids."""
+        """Return the contrast of a tokenised pair."""
         ids = encoded.ids_a, encoded.ids_b, encoded.ids_base
-        sides = zip(ids, encoded.pair.sources, strict=False)  # no source, no base
+        sides = zip(ids, encoded.pair.sources, strict=False)  # two sources if there is no base
         return cls(*(Stream(tuple(ids), source) for ids, source in sides))
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        """The streams that every sampled token is appended to, the anchor first."""
+        """All streams that each sampled token is appended to, the anchor (base, else A) first."""
         return (self.a, self.b) if self.base is None else (self.base, self.a, self.b)
 
     @property
     def is_null(self) -> bool:
-        """Whether nothing sets the streams apart, so that alpha can change nothing."""
+        """Whether A and B are identical, so that alpha cannot change anything."""
         return self.a == self.b
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One generation to make."""
+    """One generation to make: a pair, an alpha, a sample number and an arm."""
 
     pair_id: str
     alpha: float
@@ -65,28 +65,28 @@ class Cell:
 
 @dataclass
 class Generation:
-    """A cell's tokens and, per token, its measures in the order of `PER_TOKEN`."""
+    """The tokens of a cell and, per token, its measures in the order of `PER_TOKEN`."""
 
     cell: Cell
-    slots: int  # how many were decoded side by side
+    slots: int  # the number of batch slots it was decoded with
     token_ids: list[int] = field(default_factory=list)
     per_token: list[list[float]] = field(default_factory=list)
     finish_reason: str | None = None  # "eos", "length", "stop" or "error" when finished
-    error: str | None = None  # why it ended with "error"; the other cells go on
+    error: str | None = None  # why it ended with "error"; other cells continue
     likeliest: list[list[tuple[int, float]]] = field(default_factory=list)  # see Request.likeliest
-    nll_p: float | None = None  # under A's paraphrase, nats per token, if the engine has scored it
+    nll_p: float | None = None  # NLL under A's paraphrase, nats per token, if computed
 
 
 @dataclass(frozen=True)
 class Request:
-    """What holds for every cell: how tokens are drawn, and when an answer ends.
+    """Settings shared by all cells: how tokens are drawn, and when an answer ends.
 
-    stops: told the tokens of an answer after each; where it says true, the answer ends (`stop`).
-    likeliest: how many of each step's likeliest tokens a generation keeps, behind the sampled one,
-    as (id, log-probability under the amplified distribution, in nats, before temperature and
-    truncation); None keeps nothing. on_step is told how many tokens each step has made.
-    of_pair: requests of pairs that are made otherwise, by a pair's id. Rule and on_step are those
-    of this one, and none has more new tokens.
+    stops: called with all tokens of an answer after each new one; the answer ends (`stop`) when it
+    returns True. likeliest: how many of each step's most likely tokens to record after the sampled
+    one, as (id, log-probability) pairs, in nats, under the amplified distribution before
+    temperature and truncation; None records nothing. on_step: called after each step with the
+    number of tokens it produced. of_pair: separate requests for single pairs, by pair id. They use
+    the rule and on_step of this request, and their max_new_tokens must not exceed its own.
     """
 
     sampler: Sampler
@@ -100,33 +100,37 @@ class Request:
     of_pair: Mapping[str, Request] = field(default_factory=dict)
 
     def of_cell(self, cell: Cell) -> Request:
-        """Return the request that a cell is made by."""
+        """Return the request that applies to a cell."""
         return self.of_pair.get(cell.pair_id, self)
 
     @classmethod
     def of(cls, settings: Any, stop_ids: frozenset[int], **more: Any) -> Request:
-        """Return the request that settings ask for (temperature, top_k, top_p, seed, length)."""
+        """Return the request for these settings (temperature, top_k, top_p, seed, length)."""
         sampler = make_sampler(settings.temperature, settings.top_k, settings.top_p)
         return cls(sampler, settings.seed, settings.max_new_tokens, stop_ids, **more)
 
     def uniforms(self, cell: Cell) -> Tensor:
-        """Return the random numbers of a cell, (max_new_tokens,), whatever its alpha and arm."""
+        """Return the random numbers of a cell, (max_new_tokens,) float64 in [0, 1).
+
+        They are the same for every alpha and arm.
+        """
         return uniforms(self.seed, cell.origin or cell.pair_id, cell.sample, self.max_new_tokens)
 
 
 class Engine(Protocol):
-    """Makes generations. It takes cells when it has room for them: another may take the rest."""
+    """Makes generations. It takes cells only when it has room, and leaves the rest to others."""
 
     def generate(
         self, cells: Iterable[Cell | None], contexts: Mapping[str, Contrast], request: Request
     ) -> Iterator[Generation]:
-        """Yield each cell's generation as soon as it is finished; contexts are by a pair's id.
+        """Yield each cell's generation as soon as it is finished.
 
-        None among the cells: there is none now, but more may follow while others are being made.
+        contexts: contrasts by pair id. A None among the cells means that no cell is available now,
+        but that more may follow while others are being decoded.
         """
 
     def describe(self) -> dict[str, Any]:
-        """Return what of the engine can change a token: it is a part of a run's identity."""
+        """Return what can change a token in this engine; it becomes part of a run's identity."""
 
     def capacity(self) -> int:
-        """Return how many cells are made side by side."""
+        """Return how many cells are decoded side by side."""

@@ -1,4 +1,4 @@
-"""How likely finished texts are at every alpha: one forward of each context, no decoding."""
+"""Score finished texts at many alphas: one forward pass per context, no decoding."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ def logprobs_at_alphas(
     arm: Arm,
     sampling: dict[str, Any],
 ) -> list[Tensor]:
-    """Return the log-probability of every token of texts of one contrast at every alpha.
+    """Return the log-probability of every token of several texts at every alpha.
 
-    For each text (alphas, tokens) float64, under the distribution that the sweep draws from:
-    amplified, after temperature and truncation; -inf where a token is truncated away. sampling:
-    temperature (not 0), top_k and top_p. In 16 bit decoding and this forward round otherwise.
+    sources: weights by source name. texts: token ids that follow the contexts of `contrast`.
+    sampling: temperature (not 0), top_k and top_p. Returns one (alphas, tokens) float64 tensor per
+    text, in nats, under the distribution that the sweep draws from: amplified, after temperature
+    and truncation. Truncated tokens get -inf. In 16 bit, decoding and this forward pass round
+    differently.
     """
     streams = [texts_logits(sources[one.source], one.ids, texts) for one in contrast.streams]
     choices = {name: sampling[name] for name in ("temperature", "top_k", "top_p")}

@@ -1,1 +1,4 @@
-"""From records to outcomes, and to tables over families of pairs. No torch at import."""
+"""Score generations, and turn the scores into tables over families of prompt pairs.
+
+At import, only `judge` needs torch.
+"""

@@ -1,9 +1,10 @@
-"""What a text shows, measured outside the model: tone, language, agreement, hedging, length.
+"""Measure attributes of a text without a model: tone, language, agreement, hedging, length.
 
-Each is a number of the text alone, by a kept library or by a short list of words that stands here.
-A prompt pair declares beforehand which of them A should have more of than B, or less
-(`prompts/attribute.py`). docs/METHODOLOGY.md has definitions and sources, `calibration.py` the
-errors on labelled answers. English only, but for `language` and what counts characters. No torch.
+Each attribute is a number that follows from the text alone, by a maintained library or by a short
+word list in this file. A prompt pair declares beforehand which of them A should have more of than
+B, or less (`prompts/attribute.py`). For definitions and sources see docs/METHODOLOGY.md, for errors
+on labelled answers `calibration.py`. English only, except `language` and what counts characters. No
+torch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from ..prompts.attribute import Attribute, parse_attribute
 from .outcomes import refusal_phrase
 
-FEWEST_WORDS = 3  # with fewer, a share of words says nothing
+FEWEST_WORDS = 3  # with fewer, a share of words is meaningless
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 SENTENCE_END = re.compile(r"[.!?。！？]+")
@@ -29,7 +30,10 @@ def attributes(text: str) -> dict[str, float | None]:
 
 
 def declared(text: str, attribute: Attribute | None) -> float | None:
-    """Return the attribute that a pair declares, times its sign: more is more like A."""
+    """Return the attribute that a pair declares, times its sign: larger is more like A.
+
+    None if the pair declares none, or if the text is too short for it.
+    """
     if attribute is None:
         return None
     if attribute.name == "words":
@@ -42,7 +46,7 @@ def declared(text: str, attribute: Attribute | None) -> float | None:
 
 
 def of_record(text: str, attribute: str) -> dict[str, float | None]:
-    """Return the attributes of a generation, and `declared`; attribute: as the plan has it."""
+    """Return all attributes of a generation, and `declared`; attribute: as written in the plan."""
     return attributes(text) | {"declared": declared(text, parse_attribute(attribute, "plan"))}
 
 
@@ -59,7 +63,7 @@ def _words(text: str) -> list[str]:
 
 
 def _per_100(words: Sequence[str], listed: Sequence[str]) -> float | None:
-    """How many of 100 words are in a list."""
+    """Return how many of 100 words are in a list; None for too short a text."""
     if len(words) < FEWEST_WORDS:
         return None
     return 100 * sum(word in set(listed) for word in words) / len(words)
@@ -69,7 +73,7 @@ def _per_100(words: Sequence[str], listed: Sequence[str]) -> float | None:
 
 
 def sentiment(text: str, words: Sequence[str]) -> float | None:
-    """VADER's compound score, -1 to 1 (Hutto and Gilbert 2014)."""
+    """Return VADER's compound score, -1 to 1 (Hutto and Gilbert 2014); None without words."""
     return _vader().polarity_scores(text)["compound"] if words else None
 
 
@@ -81,7 +85,10 @@ def _vader() -> Any:
 
 
 def in_language(text: str, code: str) -> float | None:
-    """1 where py3langid (Lui and Baldwin 2012) finds the language, else 0; None without letters."""
+    """Return 1.0 if py3langid (Lui and Baldwin 2012) finds the language `code`, else 0.0.
+
+    None for a text without letters.
+    """
     if not re.search(r"[^\W\d_]", text):
         return None
     from py3langid import classify
@@ -90,7 +97,10 @@ def in_language(text: str, code: str) -> float | None:
 
 
 def readability(text: str, words: Sequence[str]) -> float | None:
-    """Flesch's reading ease (1948); syllables are counted at hyphenation points (pyphen)."""
+    """Return Flesch's reading ease (1948), larger is easier; None for too short a text.
+
+    Syllables are counted at hyphenation points (pyphen).
+    """
     if len(words) < FEWEST_WORDS:
         return None
     sentences = max(1, len([part for part in SENTENCE_END.split(text) if WORD.search(part)]))
@@ -112,8 +122,8 @@ def _hyphenation() -> Any:
 
 # ----------------------------------------------------------------------------------- by word lists
 
-# Closed classes of Heylighen and Dewaele's F (2002), which needs no tagger for these; contractions
-# and fillers stand for their interjections.
+# The closed word classes of the F-score of Heylighen and Dewaele (2002), which need no tagger.
+# Contractions and fillers stand in for its interjections.
 FORMAL_WORDS = """
 the a an this that these those of in on at by with from to for into upon within under over between
 through during against among according whereby thereof which whom whose
@@ -127,7 +137,10 @@ FORMAL, INFORMAL = frozenset(FORMAL_WORDS.split()), frozenset(INFORMAL_WORDS.spl
 
 
 def formality(text: str, words: Sequence[str]) -> float | None:
-    """The closed-class part of F: 50 + half of formal minus informal function words per 100."""
+    """Return the closed-class part of F, 0 to 100; None for too short a text.
+
+    50 plus half of the formal minus informal function words per 100 words.
+    """
     if len(words) < FEWEST_WORDS:
         return None
     contracted = sum("'" in word and not word.endswith("'s") for word in words)
@@ -136,7 +149,7 @@ def formality(text: str, words: Sequence[str]) -> float | None:
     return 50 + 50 * (formal - informal) / len(words)
 
 
-# After Hyland (2005), Metadiscourse, appendix: hedges. "may" and "might" are the commonest.
+# Hedges after the appendix of Hyland (2005), Metadiscourse. "may" and "might" are the most common.
 HEDGES = re.compile(
     r"""\b(?: maybe | perhaps | possibl[ey] | probabl[ey] | presumably | apparently | seemingly
       | might | may(?!\s+\d) | could | seems? | appears?(?=\s+(?:to|that|likely))
@@ -153,13 +166,13 @@ HEDGES = re.compile(
 
 
 def hedging(text: str, words: Sequence[str]) -> float | None:
-    """Hedges per 100 words."""
+    """Return the number of hedges per 100 words; None for too short a text."""
     if len(words) < FEWEST_WORDS:
         return None
     return 100 * len(HEDGES.findall(text.replace("’", "'"))) / len(words)
 
 
-WITHIN = 200  # characters from the start, where an answer says whether it agrees
+WITHIN = 200  # characters from the start in which an answer says whether it agrees
 AGREES = re.compile(
     r"""\b(?: yes | yeah | yep | indeed | absolutely | certainly | exactly | definitely | of\ course
       | agree | agreed | you(?:'re|\ are)\ (?:\w+\ )?(?:right|correct)
@@ -182,11 +195,14 @@ DISAGREES = re.compile(
 
 
 def agreement(text: str, words: Sequence[str]) -> float | None:
-    """1 where an answer agrees with the user, -1 where it corrects, 0 for neither or both."""
+    """Return 1 if an answer agrees with the user, -1 if it corrects them, 0 for neither or both.
+
+    None without words.
+    """
     if not words:
         return None
     start = text.strip().replace("’", "'")[:WITHIN]
-    # "I don't agree" is no agreement.
+    # Disagreements are removed first: "I don't agree" is no agreement.
     rest = DISAGREES.sub(" ", start)
     return float(bool(AGREES.search(rest))) - float(rest != start)
 

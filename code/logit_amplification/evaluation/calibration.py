@@ -1,16 +1,17 @@
-"""How far the scoring of answers can be trusted on the loaded model: its errors on labelled ones.
+"""Measure how far the scoring of answers can be trusted: its errors on labelled answers.
 
 `data/labelled_generations.jsonl` holds amplified answers of the demo model with the labels of two
-blind readings; `data/labelled_answers.jsonl` refusals, and answers that are none, which were
-written to try the list of phrases on. What is marked `held_out` took no part in fixing phrases and
-limits. torch is imported where a model is asked, for the error rates are read by pages that need
-none.
+blind readings. `data/labelled_answers.jsonl` holds refusals, and answers that are not refusals,
+which were written to test the phrase list. Items marked `held_out` were not used to choose phrases
+and limits. torch is imported only where a model is run, because pages that need no model also read
+the error rates.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ import pandas
 from ..locations import shipped_file
 from ..prompts.chat import encode_pairs
 from ..prompts.pairs import PromptPair
-from ..statistics import intervals
+from ..statistics import correction, intervals
 from . import outcomes
 from .attributes import attributes
 
@@ -33,9 +34,9 @@ AMPLIFIED = "amplified"  # the kind of the model's own answers
 
 
 def read_labelled(path: Path = WRITTEN) -> list[dict[str, Any]]:
-    """Return the answers that were written to be of a kind.
+    """Return the answers that were written to be of a known kind.
 
-    id, kind, label, system, question, answer, held_out.
+    Each has id, kind, label, system, question, answer and held_out.
     """
     return [{"held_out": False, "system": ""} | answer for answer in _lines(path)]
 
@@ -43,7 +44,8 @@ def read_labelled(path: Path = WRITTEN) -> list[dict[str, Any]]:
 def read_generated(path: Path = GENERATED) -> list[dict[str, Any]]:
     """Return the amplified answers with the labels of both readings, `first` and `second`.
 
-    As `read_labelled`, of the kind `AMPLIFIED`; label is what both readings say, or None.
+    Otherwise as `read_labelled`, with the kind `AMPLIFIED`. label is the outcome that both readings
+    agree on, or None.
     """
     answers = []
     for answer in _lines(path):
@@ -60,12 +62,12 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 def calibrate(
     model: LoadedModel, answers: Sequence[dict[str, Any]], usual: float | None
 ) -> pandas.DataFrame:
-    """Score labelled answers: a row per answer that has a label.
+    """Score labelled answers: one row per answer that has a label.
 
-    Of what a model did not write itself its likelihood tells nothing, and is left out. usual: the
-    NLL of the model's own text, `outcomes.usual_nll` of a sweep. Columns: id, kind, held_out, label
-    (what it is), found (what `outcomes` says), evidence, and nll_a, excess, repeated_4gram_share
-    and non_word_share.
+    The likelihood of a text that the model did not write says nothing about its coherence, and is
+    left out. usual: the NLL of the model's own text, from `outcomes.usual_nll` of a sweep. Columns:
+    id, kind, held_out, label (what it is), found (what `outcomes` says), evidence, nll_a, excess,
+    repeated_4gram_share and non_word_share.
     """
     from ..logits.measures import measure_text
 
@@ -88,10 +90,22 @@ def calibrate(
     return pandas.DataFrame(rows)
 
 
-def error_rates(scored: pandas.DataFrame) -> pandas.DataFrame:
-    """Return a row per kind of labelled answer: n, what they were called, the share of errors.
+@lru_cache
+def refusal_errors() -> correction.Errors:
+    """Count the phrase list's errors on held-out amplified answers that both readings agree on.
 
-    scored: as `calibrate` makes it. The share carries Wilson's 95 % bounds.
+    From the texts alone, so no model is needed: what the phrase list says, whether coherent or not.
+    """
+    held_out = [a for a in read_generated() if a["held_out"] and a["label"] is not None]
+    found = ["refusal" if outcomes.refusal_phrase(a["answer"]) else "other" for a in held_out]
+    scored = pandas.DataFrame({"label": [a["label"] for a in held_out], "found": found})
+    return correction.errors_of(scored, "refusal")
+
+
+def error_rates(scored: pandas.DataFrame) -> pandas.DataFrame:
+    """Return a row per kind of labelled answer: n, how they were scored, the share of errors.
+
+    scored: the table from `calibrate`. The share has Wilson's 95 % bounds.
     """
     rows = []
     scored = scored.sort_values("held_out", kind="stable")
@@ -108,15 +122,15 @@ def error_rates(scored: pandas.DataFrame) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
-READ = ("outcome", "tone", "stance", "hedged", "register")  # what each reading says of a text
+READ = ("outcome", "tone", "stance", "hedged", "register")  # answered by each reading
 
 
 def readings(answers: Sequence[dict[str, Any]]) -> pandas.DataFrame:
-    """Return, per question that both readings answered, how far they agree; and how we score it.
+    """Return, per question, how far the two readings agree, and how well our attribute does.
 
-    Columns: question, n, agreed (the share), kappa (Cohen 1960) with its 95 % bounds; attribute,
-    n_agreed and right: of the answers on which the readings agree, the share that the attribute's
-    sign puts into the same class.
+    Columns: question, n, agreed (the share), kappa (Cohen 1960) with its 95 % bounds; for questions
+    that have an attribute, also attribute, n_agreed and right: among the answers on which the
+    readings agree, the share that the value of the attribute puts into the same class.
     """
     from statsmodels.stats.inter_rater import cohens_kappa, to_table
 
@@ -125,7 +139,7 @@ def readings(answers: Sequence[dict[str, Any]]) -> pandas.DataFrame:
         given = [(a["first"][name], a["second"][name], a["answer"]) for a in answers]
         classes = sorted({label for one in given for label in one[:2]})
         codes = numpy.array([[classes.index(label) for label in one[:2]] for one in given])
-        with numpy.errstate(invalid="ignore"):  # all alike: then there is no kappa
+        with numpy.errstate(invalid="ignore"):  # kappa is undefined if all labels are equal
             found = cohens_kappa(to_table(codes, bins=numpy.arange(len(classes) + 1) - 0.5)[0])
         row = {
             "question": name,
@@ -151,7 +165,8 @@ def _three(low: float, high: float, names: Sequence[str]) -> Callable[[float], s
     return lambda value: names[0] if value < low else names[2] if value > high else names[1]
 
 
-# Which attribute answers a question of the readings, and from which value on. VADER's own limits.
+# The attribute that answers a question of the readings, and the limits of its classes. Those of the
+# tone are VADER's own.
 CLASSES: dict[str, tuple[str, Callable[[float], str]]] = {
     "tone": ("sentiment", _three(-0.05, 0.05, ("negative", "neutral", "positive"))),
     "stance": ("agreement", _three(-0.5, 0.5, ("disagrees", "neither", "agrees"))),
@@ -160,7 +175,7 @@ CLASSES: dict[str, tuple[str, Callable[[float], str]]] = {
 
 
 def _nll(model: LoadedModel, answer: dict[str, Any], ids: Sequence[int]) -> float | None:
-    """Return the mean of -log p over the tokens of an answer, in nats; None without tokens."""
+    """Return an answer's mean negative log-likelihood per token in nats; None without tokens."""
     from ..engine.forward import text_nll
 
     if not ids:

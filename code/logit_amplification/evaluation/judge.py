@@ -1,7 +1,7 @@
 """An optional judge: any text-classification model of transformers labels the answers.
 
 It sees the text of an answer and nothing else, so it cannot know alpha, arm or pair. Its labels are
-kept beside the journal; reports count them beside the outcomes of `outcomes.py`.
+stored beside the journal; reports count them beside the outcomes of `outcomes.py`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ..progress import Bar
 from ..records.journal import Journal, text_key
 from ..settings import Settings
 
-AT_ONCE = 16  # texts per forward
+AT_ONCE = 16  # texts per forward pass
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A text-classification model that was found, and what it is for the record."""
+    """A text-classification model that was found on disk, its device, and its description."""
 
     folder: Path
     device: torch.device
@@ -35,7 +35,7 @@ class Judge:
 
 
 def find_judge(settings: Settings) -> Judge | None:
-    """Return the judge that `settings` name, or None. Raises BadInput when it is no such model."""
+    """Return the judge that `settings` name, or None. Raises BadInput if it is not a classifier."""
     if not settings.judge:
         return None
     try:
@@ -53,7 +53,7 @@ def find_judge(settings: Settings) -> Judge | None:
 
 
 def label_answers(judge: Judge, journal: Journal, texts: Iterable[str]) -> None:
-    """Label the texts that this judge has not labelled yet in this run."""
+    """Label the texts that this judge has not labelled yet in this run, and store all labels."""
     kept = journal.judgements()
     labels = kept["labels"] if kept.get("judge") == judge.info else {}
     missing = [text for text in dict.fromkeys(texts) if text_key(text) not in labels]
@@ -73,7 +73,7 @@ def _labelled(judge: Judge, texts: list[str]) -> dict[str, Any]:
                 device=judge.device,
                 dtype=torch.float32,
             )
-        except Exception as error:  # what a damaged folder raises is not one type
+        except Exception as error:  # a damaged folder may raise anything
             told = f"cannot be loaded: {type(error).__name__}: {error}"
             raise BadInput(f"JUDGE = {judge.info['model']!r} {told}") from error
         bar = Bar(texts, desc="judge", unit=" texts")

@@ -1,9 +1,9 @@
-"""Is it the contrast that grows? The declared attribute under amplification and under controls.
+"""Test whether amplification grows the declared attribute more than controls do.
 
 Four kinds of contrast start from the same A with the same random numbers: A against its B (`pair`),
-against its own paraphrase, against the B of another pair (`shuffled`), and in a random direction
-(an arm). They are compared where they have moved equally far from A: at the same KL of the
-distribution that tokens are drawn from. What a control does as well is unspecific. No torch.
+A against its own paraphrase, A against the B of another pair (`shuffled`), and a random direction
+(an arm). They are compared at the same distance from A, KL(distribution drawn from || A). An effect
+that a control has as well is not specific. No torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ FEWEST_TEXTS, FEWEST_OTHERS = 24, 0.1
 
 
 class Comparison(NamedTuple):
-    """The pairs' change of z from alpha 0, a control's, and their difference; p is corrected."""
+    """The change of z from alpha 0 in the pairs and in a control, their difference, and its p.
+
+    The p-value is corrected over the controls of one distance.
+    """
 
     control: str
     distance: float
@@ -38,12 +41,13 @@ class Comparison(NamedTuple):
 
 
 def contrasts(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """Return the generations that take part, with `kind` and `z`; the frame is a whole study's.
+    """Return the generations that take part, with `kind` and `z`; `frame` is of a whole study.
 
-    The first draw of each pair, for the controls have one. z: the declared attribute in units of
-    its standard deviation over unamplified texts (A's and B's own: alpha 0 and -1 of `full`), so
-    that attributes of different units can be averaged. What no such text varies in, as refusals of
-    a model that never refuses, has no unit and is left out.
+    Only the first draw of each pair, because the controls have one. z: the declared attribute in
+    units of its standard deviation over unamplified texts (A's and B's own: alpha 0 and -1 of
+    `full`), so that attributes with different units can be averaged. An attribute that does not
+    vary in these texts, such as refusals of a model that never refuses, has no unit and is left
+    out.
     """
     full = frame[frame["arm"] == "full"]
     kinds = {PAIR: treatment(full)} | {name: treatment(full, name) for name in CONTROLS[:2]}
@@ -55,15 +59,16 @@ def contrasts(frame: pandas.DataFrame) -> pandas.DataFrame:
     raw = own["declared"] * own["attribute"].str[0].map({"+": 1, "-": -1})
     scale = raw.groupby(own["measure"]).std().replace(0, numpy.nan)
     found = found.assign(z=found["declared"] / found["measure"].map(scale))
-    # A control's pair ids carry its name: the texts begin as those of one pair.
+    # The id of a control ends in its name: both texts begin as those of one pair.
     pair_ids = found["pair_id"].str.split("~").str[0]
     return found.assign(pair_id=pair_ids)[(found["sample"] == 0) & found["z"].notna()]
 
 
 def compare(rows: pandas.DataFrame, distances: Sequence[float] = DISTANCES) -> list[Comparison]:
-    """Compare the pairs with every control at every distance that both reach; rows: `contrasts`.
+    """Compare the pairs with every control at every distance that both reach.
 
-    The p-values are of sign-flip tests within families, corrected over the controls of a distance.
+    rows: from `contrasts`. distances: nats beyond `full` at alpha 0. The p-values are those of
+    sign-flip tests over families, with Holm's correction over the controls of one distance.
     """
     of_kind = dict(list(rows.groupby("kind")))
     if PAIR not in of_kind:
@@ -90,10 +95,11 @@ def compare(rows: pandas.DataFrame, distances: Sequence[float] = DISTANCES) -> l
 
 
 def well_measured(rows: pandas.DataFrame) -> pandas.DataFrame:
-    """Leave out the attributes whose unit rests on little: a check of how much hangs on them.
+    """Leave out attributes whose unit rests on little data, to check how much depends on them.
 
-    Kept is what has `FEWEST_TEXTS` unamplified texts, of which `FEWEST_OTHERS` at least are not the
-    commonest value: of a model that refused once, one more refusal is many standard deviations.
+    Kept are attributes with at least `FEWEST_TEXTS` unamplified texts, of which at least a share
+    `FEWEST_OTHERS` differs from the most common value: if a model refused once, one more refusal is
+    many standard deviations.
     """
     own = rows[(rows["kind"] == PAIR) & rows["alpha"].isin([0, -1])]
     values = own.groupby("measure")["declared"]
@@ -103,7 +109,7 @@ def well_measured(rows: pandas.DataFrame) -> pandas.DataFrame:
 
 
 class Slope(NamedTuple):
-    """By how much z changes per nat, more for the pairs than for a control; and its p-value."""
+    """How much more z changes per nat for the pairs than for a control, and its p-value."""
 
     control: str
     slope: Estimate
@@ -111,13 +117,13 @@ class Slope(NamedTuple):
 
 
 def mixed_model(rows: pandas.DataFrame) -> list[Slope]:
-    """Fit z ~ KL x kind with a random intercept and slope of every family.
+    """Fit z ~ KL x kind with a random intercept and slope for every family.
 
-    KL is the mean of a kind and alpha, beyond alpha 0. Returns, by control, the pairs' slope minus
-    that control's (statsmodels' MixedLM by restricted maximum likelihood; Wald intervals and
-    p-values, corrected by Holm's method). Empty where the fit does not converge. Families that
-    differ in what sets them apart from a control are not in the model: its intervals are rather too
-    narrow, and `compare` is the test.
+    KL is the mean of a kind and alpha, beyond that at alpha 0. Returns, for each control, the
+    pairs' slope minus the control's (statsmodels' MixedLM by restricted maximum likelihood; Wald
+    intervals; p-values with Holm's correction). Empty if there are fewer than three families or no
+    controls, or if the fit does not converge. The model does not let families vary in how the pairs
+    differ from a control, so its intervals are rather too narrow; `compare` is the test.
     """
     from statsmodels.formula.api import mixedlm
 
@@ -130,7 +136,7 @@ def mixed_model(rows: pandas.DataFrame) -> list[Slope]:
     if not known or PAIR not in far or rows["family"].nunique() < 3:
         return []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a variance of zero is told as a warning
+        warnings.simplefilter("ignore")  # a variance of zero gives a warning
         fitted = mixedlm(
             f"z ~ kl * C(kind, Treatment('{PAIR}'))",
             rows,

@@ -1,9 +1,10 @@
-"""From records to tables with intervals and tests. The family is the unit; no tensors, no model.
+"""Turn records into tables with intervals and tests, with the family of pairs as the unit.
 
-Draws of one pair, and pairs of one family, are averaged first: they are not independent evidence
-about other prompts (Miller 2024, arXiv:2411.00640). A pair without a family is one by itself.
-Controls stand in no average but their own category's. Generations that ended with an error are left
-out everywhere; the reports say how many. The intervals themselves are those of `intervals.py`.
+No tensors, no model. Draws of one pair, and then pairs of one family, are averaged first, because
+they are not independent evidence about other prompts (Miller 2024, arXiv:2411.00640). A pair
+without a family is a family by itself. Controls enter no average except that of their own category.
+Generations that ended with an error are left out everywhere; the reports say how many. The
+intervals themselves are in `intervals.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LABELS = (
     *("pair_id", "category", "control", "alpha", "sample", "arm", "finish_reason"),
     *("family", "attribute", "outcome", "evidence", "judge", "text"),
 )
-JUDGE = "judge"  # the column of its labels; the share of each is a measure `judge_<label>`
+JUDGE = "judge"  # the column of its labels; the share of each is the measure `judge_<label>`
 COLUMNS = ("mean", "lower", "upper", "n")
 
 
@@ -33,12 +34,12 @@ COLUMNS = ("mean", "lower", "upper", "n")
 
 
 def without_errors(records: Iterable[Record]) -> list[Record]:
-    """Return the generations that came to an end."""
+    """Return the generations that did not end with an error."""
     return [record for record in records if record["finish_reason"] != "error"]
 
 
 def to_frame(records: Iterable[Record]) -> pandas.DataFrame:
-    """Return a row per finished generation: its labels, outcome, length and measures."""
+    """Return one row per generation without an error: its labels, outcome, length and measures."""
     kept = (*LABELS[:7], "text", "n_tokens")
     rows = [
         {name: r[name] for name in kept}
@@ -58,11 +59,11 @@ def _outcome(record: Record) -> dict[str, str]:
 
 
 def complete(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """Add the columns that follow from others."""
+    """Add the columns that follow from others, in place, and return the frame."""
     for label in outcomes.LABELS:
         frame[label] = (frame["outcome"] == label).astype(float)
-    # An answer that is too short for a 4-gram repeats none. Left out, it would leave the average at
-    # the alphas that make answers short.
+    # An answer that is too short for a 4-gram repeats none. Leaving it out would drop it from the
+    # average at just those alphas that make answers short.
     frame["repeated_4gram_share"] = frame["repeated_4gram_share"].astype(float).fillna(0.0)
     if JUDGE in frame:
         for label in sorted(frame[JUDGE].dropna().unique()):
@@ -74,14 +75,15 @@ def complete(frame: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def treatment(frame: pandas.DataFrame, control: str = "") -> pandas.DataFrame:
-    """Return the rows of the swept pairs, without controls; or those of one control."""
+    """Return the rows of the swept pairs without controls, or those of one control."""
     return frame[frame["control"] == control]
 
 
 def typical_pair(frame: pandas.DataFrame) -> str | None:
-    """Return the pair whose log p_A - log p_B grows most like the median, from alpha 0 on.
+    """Return the pair whose change in log p_A - log p_B is closest to the median change.
 
-    To the largest alpha; of pairs that are equally near, the first. None where no pair has both.
+    The change is that from alpha 0 to the largest alpha. Of equally close pairs, the first in the
+    frame. None if no pair has both values.
     """
     table = by_pair(treatment(frame), "log_ratio_a_b")
     if 0.0 not in table:
@@ -91,25 +93,26 @@ def typical_pair(frame: pandas.DataFrame) -> str | None:
 
 
 def without_b(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """Leave out alpha -1, which is B: a figure that goes from A on has no room for it."""
+    """Leave out alpha -1, which is B, for figures that start at A."""
     return frame[frame["alpha"] != -1]
 
 
 def measure_names(frame: pandas.DataFrame) -> list[str]:
-    """Return the columns that hold measures."""
+    """Return the names of the columns that hold measures."""
     return [name for name in frame.columns if name not in LABELS]
 
 
 def by_pair(frame: pandas.DataFrame, measure: str) -> pandas.DataFrame:
-    """Return the mean over samples: a row per pair, a column per alpha, for one arm's rows."""
-    # dropna: a measure that no answer is long enough for is a table of NaN, not an empty one.
+    """Return means over samples: a row per pair, a column per alpha. Expects one arm's rows."""
+    # dropna=False: a measure that no answer is long enough for gives a table of NaN, not an empty
+    # one.
     return frame.pivot_table(
         index="pair_id", columns="alpha", values=measure, aggfunc="mean", dropna=False
     )
 
 
 def by_family(cells: pandas.DataFrame, measures: Any) -> Any:
-    """Return the means over draws, then over the pairs of a family: a row per family."""
+    """Return means over draws, then over the pairs of a family: a row per family."""
     return cells.groupby(["family", "pair_id"])[measures].mean().groupby("family").mean()
 
 
@@ -122,9 +125,9 @@ def by_family_and_alpha(cells: pandas.DataFrame, measure: str) -> pandas.DataFra
 def summarise(frame: pandas.DataFrame, measures: Sequence[str] = ()) -> pandas.DataFrame:
     """Return `summary_statistics.csv`: a row per (arm, category or `all`, alpha).
 
-    n counts generations, n_pairs the pairs and n_families what the interval is over; then, per
-    measure (all of them unless some are named), the mean over families and the bounds of its 95 %
-    interval. `all` leaves the controls out.
+    n counts generations, n_pairs pairs, and n_families the units of the interval. Then follow, for
+    each measure (by default all of them), the mean over families and the bounds of its 95 %
+    interval. `all` excludes the controls.
     """
     measures = measures or measure_names(frame)
     means = [name for name in measures if not is_share(name)]
@@ -145,7 +148,10 @@ def summarise(frame: pandas.DataFrame, measures: Sequence[str] = ()) -> pandas.D
 
 
 def dose(frame: pandas.DataFrame, measure: str) -> pandas.DataFrame:
-    """Return, per alpha, the mean over families with its interval: one arm, controls left out."""
+    """Return, per alpha, the mean over families with its interval. Expects one arm's rows.
+
+    Controls are left out.
+    """
     groups = treatment(frame).groupby("alpha")
     return _table({alpha: estimate(cells, measure) for alpha, cells in groups})
 
@@ -156,14 +162,14 @@ def _table(estimates: dict[float, Estimate]) -> pandas.DataFrame:
 
 
 def estimate(cells: pandas.DataFrame, measure: str) -> Estimate:
-    """Return the mean over families of the generations in `cells`, with its 95 % interval."""
+    """Return the mean over families of a measure of these generations, with its 95 % interval."""
     cells = cells[["family", "pair_id", measure]].dropna()
     found = by_family(cells, measure)
     return share(found, len(cells)) if is_share(measure) else interval(found)
 
 
 def is_share(measure: str) -> bool:
-    """Whether a measure is 0 or 1 for a generation, so that its mean is a share."""
+    """Whether a measure is 0 or 1 for each generation, so that its mean is a share."""
     return measure.startswith(f"{JUDGE}_") or (measure in MEASURES and MEASURES[measure].is_share)
 
 
@@ -173,17 +179,17 @@ def is_share(measure: str) -> bool:
 def difference(one: pandas.Series, other: pandas.Series, measure: str) -> Estimate:
     """Return the mean of `one` - `other` within families, and its 95 % interval.
 
-    Both are indexed by family and were made with the same random numbers.
+    Both are indexed by family and come from generations with the same random numbers.
     """
     values = (one - other).dropna().to_numpy(dtype=float)
     return share_difference(values) if is_share(measure) else interval(values)
 
 
 def paired_difference(frame: pandas.DataFrame, measure: str, control: str = "") -> pandas.DataFrame:
-    """Return, per alpha, the mean difference to alpha 0 within families, with interval and p-value.
+    """Return, per alpha, the mean difference from alpha 0 within families, with interval and p.
 
-    Over the draws that both have. One arm's rows are expected. Controls are left out, or one of
-    them is looked at alone.
+    Uses the draws present at both alphas. Expects one arm's rows. Controls are left out, or
+    `control` selects one of them.
     """
     cells = treatment(frame, control)
     base = cells[cells["alpha"] == 0]
@@ -191,7 +197,7 @@ def paired_difference(frame: pandas.DataFrame, measure: str, control: str = "") 
 
 
 def arm_difference(frame: pandas.DataFrame, measure: str, arm: str, base: str) -> pandas.DataFrame:
-    """Return, per alpha, the mean difference of two arms within families over common draws."""
+    """Return, per alpha, the mean of `arm` - `base` within families, over common draws."""
     cells = treatment(frame)
     one, other = (cells[cells["arm"] == name] for name in (arm, base))
     alphas = sorted(set(one["alpha"]) & set(other["alpha"]))
@@ -201,9 +207,10 @@ def arm_difference(frame: pandas.DataFrame, measure: str, arm: str, base: str) -
 
 
 def common_draws(one: pandas.DataFrame, other: pandas.DataFrame, measure: str) -> pandas.DataFrame:
-    """Return the means over the draws (pair and sample) that both have: a row per family.
+    """Return family means over the draws (pair and sample) that both frames have.
 
-    Columns `one` and `other`. A draw without the measure on either side is left out of both.
+    A row per family; columns `one` and `other`. A draw that lacks the measure in either frame is
+    left out of both.
     """
     draws = ["family", "pair_id", "sample"]
     sides = {"one": one.set_index(draws)[measure], "other": other.set_index(draws)[measure]}
@@ -221,22 +228,22 @@ def _differences(
     return _table(estimates).assign(p=chances)
 
 
-# ------------------------------------------------------------------------------ trend and luck
+# ---------------------------------------------------------------------- trend, changed answers
 
 
 class Trend(NamedTuple):
-    """How a measure goes with alpha in families, and the p-value of Page's test that it rises."""
+    """How a measure changes with alpha, and the p-value of Page's test that it rises."""
 
-    slope: Estimate  # per unit of alpha; a straight line, so it depends on which alphas were swept
+    slope: Estimate  # per unit of alpha; of a straight line, so it depends on the swept alphas
     p: float
 
 
 def trend(frame: pandas.DataFrame, measure: str) -> Trend | None:
-    """Return the trend over the alphas from 0 on, or None for fewer than three of them.
+    """Return the trend from alpha 0 on; None for fewer than three alphas or two families.
 
-    The slope is the mean over families of each one's least-squares slope. The test is Page's
-    (1963): families are blocks, and the hypothesis is that the measure rises with alpha. One arm's
-    rows.
+    The slope is the mean over families of their least-squares slopes. The test is Page's (1963),
+    with families as blocks; its alternative hypothesis is that the measure rises with alpha.
+    Expects one arm's rows.
     """
     cells = treatment(frame)
     table = cells[cells["alpha"] >= 0].pivot_table(
@@ -252,9 +259,9 @@ def trend(frame: pandas.DataFrame, measure: str) -> Trend | None:
 
 
 def changed_share(records: Sequence[Record], *, null: bool = False) -> pandas.DataFrame:
-    """Return, per alpha, the share of draws with an answer other than at alpha 0, token for token.
+    """Return, per alpha, the share of draws whose tokens differ from those at alpha 0.
 
-    null: look at the null pairs instead, where the share must be zero.
+    null: use the null pairs instead, where the share must be zero.
     """
     records = without_errors(records)
     baseline = {(r["pair_id"], r["sample"]): r["token_ids"] for r in records if r["alpha"] == 0}

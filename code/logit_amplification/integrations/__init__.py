@@ -1,1 +1,1 @@
-"""The same engine under the interfaces of other tools; docs/INTEGRATIONS.md tells which to take."""
+"""The engine behind the interfaces of other tools; docs/INTEGRATIONS.md says which to use."""

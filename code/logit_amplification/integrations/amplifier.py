@@ -1,7 +1,7 @@
-"""What another tool's model is made of: loaded weights, a strength, and what B reads.
+"""The model behind every integration: loaded weights, an alpha, and what B reads.
 
-Other tools hand over one conversation, or one text. Here it becomes the two (or three) streams of
-a contrast.
+Other tools pass on one conversation or one text. This module turns it into the two (or three)
+streams of a contrast.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ ASKING = threading.Lock()
 
 @dataclass(frozen=True)
 class Amplifier:
-    """A loaded model, and how what is asked of it is amplified.
+    """A loaded model, and how answers from it are amplified.
 
-    a_system, b_system: the system message of that side in place of the conversation's own; "" is
-    none, None leaves it as it is.
+    a_system, b_system: the system message of that side, in place of the conversation's own; ""
+    removes it, None keeps it.
     """
 
     loaded: LoadedModel
@@ -48,7 +48,7 @@ class Amplifier:
     arm: str
     a_system: str | None
     b_system: str | None
-    seed: int  # where a request has none of its own
+    seed: int  # where a request has no seed
     server: Server = field(repr=False)
     asked: Counter[tuple[str, int]] = field(default_factory=Counter, repr=False)
 
@@ -56,8 +56,10 @@ class Amplifier:
     def load(cls, model: str, arguments: Mapping[str, Any]) -> Amplifier:
         """Load a model with the arguments that another tool passes on.
 
-        alpha (1), arm (`full`), a_system, b_system, seed, slots, and those of `load_model`. Raises
-        BadInput for one that there is not, and where A and B would be the same.
+        arguments: alpha (default 1), arm (default `full`), a_system, b_system, seed, slots, and
+        those of `load_model`, where b_model and base_model are other names of model_b and
+        model_base. Raises BadInput for an unknown argument, and if A and B would be the same
+        although alpha is not 0.
         """
         given = {OTHER_NAMES.get(name, name): value for name, value in arguments.items()}
         allowed = (*CHANGES, *LOADING)
@@ -89,10 +91,11 @@ class Amplifier:
         return cls(loaded, alpha, arm, **sides, seed=settings.seed, server=server)
 
     def chats(self, messages: Sequence[Mapping[str, str]]) -> Contrast:
-        """Return the contrast of a conversation that both sides read, B with its own system text.
+        """Return the contrast of a conversation that both sides read, each with its system text.
 
-        messages: role (system, user, assistant) and content; a last one of the assistant is what
-        the answer begins with. Raises BadInput for what is no chat. `ask` says what is too long.
+        messages: role (system, user, assistant) and content; a last message of the assistant is the
+        beginning of the answer. Raises BadInput if they are not a valid chat, or as `streams` does.
+        `ask` checks the length.
         """
         sides = {
             "a": with_system(messages, self.a_system),
@@ -106,13 +109,20 @@ class Amplifier:
         return self._told_apart(Contrast.of(encoded))
 
     def streams(self, a: Sequence[int], b: Sequence[int]) -> Contrast:
-        """Return the contrast of token ids; a base reads what A reads."""
+        """Return the contrast of two lists of token ids; a base reads what A reads.
+
+        Raises BadInput if B would read the same as A although alpha is not 0.
+        """
         sides = zip((a, b, a), self.names_of_sources, strict=False)
         streams = (Stream(tuple(ids), source) for ids, source in sides)
         return self._told_apart(Contrast(*streams))
 
     def _told_apart(self, contrast: Contrast) -> Contrast:
-        """Refuse to call plain A amplified: a template, or the task itself, can make B read A."""
+        """Return the contrast. Raises BadInput if B reads the same as A although alpha is not 0.
+
+        A chat template, or the task itself, can cause that, and plain A must not be reported as
+        amplified. Arms in which alpha acts without B are exempt.
+        """
         if contrast.is_null and self.alpha != 0 and self.arm not in ALPHA_ALONE:
             raise BadInput(
                 f"B reads the same as A here, so that alpha = {self.alpha:g} changes nothing; "
@@ -122,7 +132,7 @@ class Amplifier:
 
     @property
     def names_of_sources(self) -> tuple[str, ...]:
-        """The weights that A, B and the base are read with."""
+        """The names of the weights that A, B and the base are read with."""
         names = tuple(self.loaded.sources)
         return names if "model_b" in names else ("model", *names)
 
@@ -137,7 +147,10 @@ class Amplifier:
         stop: Sequence[str] | None,
         likeliest: int | None = None,
     ) -> Request:
-        """Return a request with these settings; None is off. Raises BadInput as a sweep does."""
+        """Return a request with these settings; None means off, and for `seed` this object's own.
+
+        Raises BadInput as a sweep does.
+        """
         settings = load_settings(
             ArgumentsAlone,
             temperature=temperature,
@@ -157,11 +170,12 @@ class Amplifier:
     def ask(
         self, contrast: Contrast, request: Request, answers: int = 1
     ) -> list[Future[Generation]]:
-        """Ask for answers at this alpha, which are decoded beside whatever else is asked for.
+        """Request answers at this alpha; they are decoded beside whatever else has been requested.
 
-        Random numbers come from the seed, from what A reads and from how often the same was asked
-        before, as a sweep's do from a pair and a sample: whatever is decoded beside it, and the
-        same for every B, alpha and arm. Raises BadInput where there is no room for the answer.
+        The random numbers depend on the seed, on what A reads, and on how often the same was
+        requested before (in a sweep, they depend on pair and sample). They do not depend on what is
+        decoded beside them, and are the same for every B, alpha and arm. Raises BadInput if the
+        answer does not fit into the model's context.
         """
         longest = max(len(stream.ids) for stream in contrast.streams)
         if longest + request.max_new_tokens > self.loaded.max_positions:
@@ -180,7 +194,7 @@ class Amplifier:
         ]
 
     def describe(self) -> dict[str, Any]:
-        """Return what the tool's log should say of a generation: strength, arm, and what B is."""
+        """Return what the tool's log should say of a generation: alpha, arm, and what B is."""
         info = self.loaded.info
         others = {
             name: info[name]["name"]
@@ -199,7 +213,7 @@ class Amplifier:
 
 
 def with_system(messages: Sequence[Mapping[str, str]], system: str | None) -> list[dict[str, str]]:
-    """Return a conversation with this system message: "" for none, None for its own."""
+    """Return a conversation with this system message; "" removes it, None keeps its own."""
     rest = [dict(message) for message in messages if message["role"] != "system"]
     own = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
     text = own if system is None else system
@@ -207,7 +221,7 @@ def with_system(messages: Sequence[Mapping[str, str]], system: str | None) -> li
 
 
 def _text(value: Any) -> str | None:
-    """An argument that a command line may have read as a number."""
+    """Return an argument as text: a command line may have read it as a number."""
     return None if value is None else str(value)
 
 

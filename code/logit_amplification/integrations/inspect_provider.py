@@ -37,9 +37,10 @@ from ..logits.vocabulary import PER_TOKEN
 from ..prompts.chat import token_texts
 from .amplifier import Amplifier
 
-MOST_TOP = 100  # likeliest tokens told of each step
-MOST_TOKENS = 2048  # of an answer, where a task does not say; fewer where the context ends
-# What would have to change the distribution, or the form of the answer, and does not here.
+MOST_TOP = 100  # maximum number of likeliest tokens reported per step
+MOST_TOKENS = 2048  # of an answer, where a task does not say; fewer if the context ends
+# Settings that would have to change the distribution, or the form of the answer, and are not
+# supported.
 WITHOUT = (
     *("best_of", "frequency_penalty", "presence_penalty", "logit_bias", "response_schema"),
     *("prompt_logprobs", "reasoning_tokens", "modalities", "extra_body", "effort", "verbosity"),
@@ -51,8 +52,9 @@ REASONS: dict[str | None, StopReason] = {"eos": "stop", "stop": "stop", "length"
 class AmplifiedAPI(ModelAPI):
     """Answers from logits_a + alpha * (logits_a - logits_b), over the whole vocabulary.
 
-    Arguments (`-M`): `Amplifier.load`. A task's generation config gives the rest: temperature,
-    top_p and top_k are 1, 1 and off where it is silent, so that the model itself is sampled.
+    Arguments (`-M`): those of `Amplifier.load`. The rest comes from the task's generation config.
+    Where that is silent, temperature is 1, top_p 1 and top_k off, so that the model itself is
+    sampled.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class AmplifiedAPI(ModelAPI):
             self.amplifier = Amplifier.load(model_name, model_args)
         except BadInput as error:
             raise PrerequisiteError(f"amplified/{model_name}: {error}") from None
-        # inspect's cache of answers tells models apart by name and address, not by arguments.
+        # inspect's cache of answers distinguishes models by name and address, not by arguments.
         told = json.dumps(model_args, sort_keys=True, default=str)
         self.base_url = f"amplified:{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
@@ -79,7 +81,10 @@ class AmplifiedAPI(ModelAPI):
         tool_choice: ToolChoice,
         config: GenerateConfig,
     ) -> ModelOutput:
-        """Answer one conversation; those that come meanwhile are decoded beside it."""
+        """Answer one conversation; those that arrive meanwhile are decoded beside it.
+
+        Raises BadInput for tools and for settings that the provider does not support.
+        """
         started = time.monotonic()
         if tools:
             raise BadInput("tools: the provider `amplified` calls none; allowed: a task without")
@@ -101,27 +106,27 @@ class AmplifiedAPI(ModelAPI):
             made = [await _result(future) for future in futures]
         finally:
             for future in futures:
-                future.cancel()  # of those that nobody waits for any more; finished ones stay
+                future.cancel()  # drops those that nobody waits for; finished ones stay
         return self._output(made, contrast, config, request, time.monotonic() - started)
 
     def max_tokens(self) -> int | None:
-        """The most tokens of an answer where the task does not say."""
+        """Return the maximum number of tokens of an answer where the task does not say."""
         return MOST_TOKENS
 
     def max_connections(self) -> int:
-        """How many requests are decoded side by side."""
+        """Return how many requests are decoded side by side."""
         return self.amplifier.server.most
 
     def collapse_user_messages(self) -> bool:
-        """A chat template wants user and assistant in turn."""
+        """Return True: in a chat template, user and assistant take turns."""
         return True
 
     def collapse_assistant_messages(self) -> bool:
-        """A chat template wants user and assistant in turn."""
+        """Return True: in a chat template, user and assistant take turns."""
         return True
 
     def close(self) -> None:
-        """Finish what was asked for, and let go of the model."""
+        """Finish what was requested, and release the model."""
         self.amplifier.server.close()
         del self.amplifier
 
@@ -190,15 +195,16 @@ class AmplifiedAPI(ModelAPI):
 
 
 def _temperature(config: GenerateConfig) -> float:
-    """The temperature asked for; where the task is silent the model itself is sampled."""
+    """Return the requested temperature, by default 1, which samples the model itself."""
     return 1.0 if config.temperature is None else config.temperature
 
 
 def measures_of(made: Generation) -> dict[str, float | None]:
-    """Return the means of a generation's measures over its tokens, and what weights need.
+    """Return the means of a generation's measures over its tokens, and its importance weight.
 
-    log_weight_a is the sum of log p_A - log p of what was drawn from, in nats: its exponential
-    weights the answer so that it stands for unamplified A at temperature 1 (importance sampling).
+    log_weight_a is the sum over tokens of log p_A - log p, in nats, where p is the distribution
+    drawn from. Its exponential weights the answer so that it stands for unamplified A at
+    temperature 1 (importance sampling). Values that are not finite are None.
     """
     columns = dict(zip(PER_TOKEN, zip(*made.per_token, strict=True), strict=True))
     found = {name: sum(values) / len(values) for name, values in columns.items()}
@@ -208,7 +214,7 @@ def measures_of(made: Generation) -> dict[str, float | None]:
 
 
 def _plain(message: ChatMessage) -> dict[str, str]:
-    """Role and text of a message. Raises BadInput for what is no text."""
+    """Return role and text of a message. Raises BadInput for anything but text."""
     if message.role == "tool" or getattr(message, "tool_calls", None):
         raise BadInput("tool messages: the provider `amplified` reads none; allowed: text")
     parts = [] if isinstance(message.content, str) else message.content
@@ -218,13 +224,13 @@ def _plain(message: ChatMessage) -> dict[str, str]:
 
 
 async def _result(future: Future[Generation]) -> Generation:
-    """Wait for a generation without holding up the event loop, whichever it is."""
-    # A thread each: they only wait, and there are as many as requests.
+    """Wait for a generation without blocking the event loop, whichever one it is."""
+    # One thread per request: it only waits.
     return await run_sync(future.result, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
 
 
 def _logprobs(tokenizer: Any, made: Generation, most: int) -> list[Logprob]:
-    """The sampled tokens, each with the likeliest ones of its step, in inspect's form."""
+    """Return the sampled tokens, each with the likeliest ones of its step, in inspect's form."""
     texts = token_texts(tokenizer, made.token_ids)
     found = []
     for text, ((_, own), *likeliest) in zip(texts, made.likeliest, strict=True):

@@ -1,4 +1,4 @@
-"""What inspect_ai finds by this package's entry point: the provider's name, and nothing heavy."""
+"""inspect_ai's entry point: it registers the provider's name without importing torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from inspect_ai.model import ModelAPI, modelapi
 
 @modelapi(name="amplified")
 def amplified() -> type[ModelAPI]:
-    """Return the provider of `--model amplified/...`, which brings torch along."""
+    """Return the class behind `--model amplified/...`; importing it imports torch."""
     from .inspect_provider import AmplifiedAPI
 
     return AmplifiedAPI

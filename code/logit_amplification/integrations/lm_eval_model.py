@@ -3,8 +3,8 @@
     python -m logit_amplification.integrations.lm_eval_model run --model amplified \
         --model_args 'pretrained=demo,alpha=1,b_system=You are rude.' --tasks ...
 
-The harness registers models when they are imported, and has no entry points: run as a module, this
-one registers itself and hands over to the harness' own command line.
+The harness registers models when they are imported, and has no entry points. Run as a module, this
+file registers its model and then starts the harness' own command line.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ OF_GENERATION = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "
 
 @register_model("amplified")
 class AmplifiedLM(HFLM):
-    """The harness' `hf` model, whose log-likelihoods and texts are those of the amplified one.
+    """The harness' `hf` model with the log-likelihoods and texts of the amplified distribution.
 
-    Arguments: `pretrained`, those of `Amplifier.load`, and of `hf` batch_size, max_length,
-    add_bos_token and prefix_token_id. With `--apply_chat_template` a_system and b_system take the
-    place of the system message; without, they stand in front of the text, behind an empty line.
+    Arguments: `pretrained`, those of `Amplifier.load`, and of `hf` batch_size, max_batch_size,
+    max_length, add_bos_token and prefix_token_id. With `--apply_chat_template`, a_system and
+    b_system replace the system message; without it, they are put before the text, with an empty
+    line between. Raises BadInput for an unknown argument.
     """
 
     def __init__(self, pretrained: str = "demo", **arguments: Any):
@@ -46,7 +47,7 @@ class AmplifiedLM(HFLM):
         if unknown := [name for name in arguments if name not in OF_HARNESS]:
             allowed = ", ".join(("pretrained", *ARGUMENTS, *OF_HARNESS))
             raise BadInput(f"unknown argument {unknown[0]!r:.60}; allowed: {allowed}")
-        if own.get("device") == "cuda:0":  # the harness' default, wherever it runs
+        if own.get("device") == "cuda:0":  # the harness' default on every machine
             own["device"] = "auto"
         self.amplifier = Amplifier.load(pretrained, own)
         loaded = self.amplifier.loaded
@@ -54,37 +55,40 @@ class AmplifiedLM(HFLM):
         self.limit = min(int(limit), loaded.max_positions)
         self.longest = self.limit  # less while windows leave room for a system text
         super().__init__(pretrained=loaded.model, tokenizer=loaded.tokenizer, **arguments)
-        self.chats: dict[str, list[dict[str, str]]] = {}  # what the harness has had rendered
+        self.chats: dict[str, list[dict[str, str]]] = {}  # by rendered text
         self.renders_chats = False
 
     @property
     def max_length(self) -> int:
-        """The tokens of a context and what follows it."""
+        """The maximum number of tokens of a context and its continuation."""
         return self.longest
 
     # ------------------------------------------------------------------ what A and B read
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """Say which template chats are written with; from now on contexts are rendered chats."""
+        """Return the template that chats are rendered with; note whether contexts will be chats."""
         self.renders_chats = bool(chat_template)
         return super().chat_template(chat_template)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Render a chat for A, and remember it, for B reads it with another system message."""
+        """Render a chat for A, and remember it: B renders it with another system message."""
         self.renders_chats = True
         rendered = super().apply_chat_template(chat_history, add_generation_prompt)
         self.chats[rendered] = chat_history
         return rendered
 
     def _read(self, context: str, system: str | None) -> str:
-        """A context with a side's system text."""
+        """Return a context with one side's system text.
+
+        Raises BadInput for a chat that this object has not rendered.
+        """
         if system is None:
             return context
         if not self.renders_chats:
             return f"{system}\n\n{context}" if system else context
-        # What follows the chat (the beginning of an answer) is a part of the context too.
+        # The context may go on after the rendered chat, with the beginning of an answer.
         chat = context if context in self.chats else None
         chat = chat or next((known for known in self.chats if context.startswith(known)), None)
         if chat is None:
@@ -99,10 +103,10 @@ class AmplifiedLM(HFLM):
         return super().apply_chat_template(messages, not goes_on) + context[len(chat) :]
 
     def _contrast(self, context: str, ids: Sequence[int] | None = None) -> Contrast:
-        """The contrast of a context.
+        """Return the contrast of a context.
 
-        ids: what a side without a system text of its own reads in front of a continuation; the
-        spaces at the end are the continuation's then.
+        ids: the tokens before a continuation, for a side without a system text of its own; spaces
+        at the end of the context then belong to the continuation.
         """
 
         def read(system: str | None) -> Sequence[int]:
@@ -113,7 +117,7 @@ class AmplifiedLM(HFLM):
         return self.amplifier.streams(read(self.amplifier.a_system), read(self.amplifier.b_system))
 
     def _continued(self, ids: Sequence[int]) -> Contrast:
-        """The contrast of a window of a text: what stands in front of it is a side's own."""
+        """Return the contrast of a window of a text, with each side's own system text before it."""
         sides = self.amplifier.a_system, self.amplifier.b_system
         begun = ids[0] == self.prefix_token_id
         first, rest = (ids[:1], ids[1:]) if begun else ([], ids)
@@ -123,7 +127,10 @@ class AmplifiedLM(HFLM):
     # ------------------------------------------------------------------ what the harness asks for
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Score whole texts in windows that leave room for what is in front of them."""
+        """Score whole texts in windows that leave room for the system texts before them.
+
+        Raises BadInput if these leave no room.
+        """
         longest = max(len(s.ids) for s in self._continued([self.prefix_token_id]).streams)
         if longest >= self.limit:
             raise BadInput(f"system texts of {longest - 1} tokens leave no room in {self.limit}")
@@ -136,10 +143,13 @@ class AmplifiedLM(HFLM):
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, **others: Any
     ) -> list[tuple[float, bool]]:
-        """Score continuations, the longest first, a batch in one forward per set of weights."""
+        """Score continuations, the longest first: one forward pass per batch and set of weights.
+
+        Raises BadInput for one that exceeds the model's context.
+        """
         contrasts = []
         for pair, ids, continuation in requests:
-            whole = pair and pair[0]  # no context: a text, or a window of one
+            whole = pair and pair[0]  # no context: a whole text, or a window of one
             own = whole and whole.strip()
             contrast = (
                 self._contrast(whole, ids)
@@ -168,7 +178,7 @@ class AmplifiedLM(HFLM):
         return [found[n] for n in range(len(requests))]
 
     def _score(self, rows: Sequence[tuple[Contrast, Sequence[int]]]) -> list[tuple[float, bool]]:
-        """Return the log-probability of each text in nats, and whether argmax would write it."""
+        """Return the log-probability of each text in nats, and whether argmax would produce it."""
         by_source: dict[str, list[tuple[int, int]]] = {}
         for row, (contrast, _) in enumerate(rows):
             for place, stream in enumerate(contrast.streams):
@@ -188,7 +198,11 @@ class AmplifiedLM(HFLM):
         return scores
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Write answers, all of them side by side in the engine's slots."""
+        """Generate answers, all of them side by side in the engine's slots.
+
+        Raises BadInput if one does not fit into the model's context, and RuntimeError if one ends
+        with an error.
+        """
         asked = [(self._contrast(r.args[0]), self._request(r.args[1])) for r in requests]
         for contrast, request in asked:
             longest = max(len(stream.ids) for stream in contrast.streams)
@@ -229,7 +243,7 @@ class AmplifiedLM(HFLM):
 
 
 def main(run: Callable[[], None]) -> None:
-    """Run the harness' command line; what cannot be used is told in one line."""
+    """Run the harness' command line; report unusable input in one line."""
     try:
         run()
     except BadInput as error:

@@ -1,4 +1,4 @@
-"""A logits processor for those who cannot change the call of `generate`, only its arguments."""
+"""A logits processor for callers who can change only the arguments of `generate`."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from transformers import DynamicCache, LogitsProcessor
 from ..engine.forward import cached_forward
 from ..logits.amplification import Rule, amplify
 
-# Of `generate`, applied before the processors that it is given; and what leaves them off.
+# Settings of `generate` that act before the processors it is given, and the values that turn them
+# off.
 PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
 
 
 class AmplifyLogits(LogitsProcessor):
-    """Amplifies what `generate` computes against what another context, or model, says.
+    """Amplifies the logits of `generate` against those of another context, or of another model.
 
         model.generate(**a, logits_processor=[AmplifyLogits(model, b["input_ids"], alpha=1)])
 
-    model: what B is read with; it may be another one with the same vocabulary. b_input_ids: (rows,
-    length) int64, a row for each prompt of A or one for all, padded on the left; b_attention_mask:
-    0 for the padding. It reads B apart, with a cache of its own: a forward more per token than
-    `custom_generate`, which reads both together. Beams may be reordered. It wants A's own logits:
-    `generate` applies its penalties (of repetition, of length) before it and to A alone, so they
-    must be off; those in the model's generation_config are refused, as is what masks tokens first.
+    model: reads B; it may be another one with the same vocabulary. b_input_ids: (rows, length)
+    int64, a row for each prompt of A or one for all, padded on the left. b_attention_mask: 0 for
+    the padding.
+
+    B is read separately, with a cache of its own: one more forward pass per token than with
+    `custom_generate`, which reads both together. Beams may be reordered. The rule needs A's own
+    logits, but `generate` applies its penalties (of repetition, of length) before this processor
+    and to A alone, so they must be off. Raises ValueError if the model's generation_config has any
+    of them, or if another processor has masked tokens before this one.
     """
 
     def __init__(
@@ -44,14 +48,16 @@ class AmplifyLogits(LogitsProcessor):
         self.ids = b_input_ids
         self.mask = torch.ones_like(b_input_ids) if b_attention_mask is None else b_attention_mask
         self.seen: Tensor | None = None  # A's tokens at the last call
-        self.seen_b: Tensor | None = None  # what B's rows attend to
+        self.seen_b: Tensor | None = None  # attention mask of B's rows
         self.cache: Any = None
 
     @torch.inference_mode()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return the amplified log-probabilities: (rows, vocab) float32, nats.
 
-        Normalised, for beam search adds them up; in a draw the constant does not matter.
+        They are normalised because beam search adds them up; for sampling the constant does not
+        matter. Raises ValueError if A's scores are masked, or if A's rows are not a multiple of
+        B's.
         """
         if torch.isneginf(scores).any():
             raise ValueError("another processor has masked tokens of A before this one")
@@ -60,7 +66,7 @@ class AmplifyLogits(LogitsProcessor):
         return self.rule(scores.float(), logits_b, alphas).log_softmax(-1)
 
     def _read(self, input_ids: Tensor) -> Tensor:
-        """Append the newest tokens to B's rows, or begin anew; return B's logits in float32."""
+        """Append the newest tokens to B's rows, or start anew; return B's logits in float32."""
         order = self._rows_before(input_ids)
         if order is None:
             if len(input_ids) % len(self.ids):
@@ -89,15 +95,15 @@ class AmplifyLogits(LogitsProcessor):
         return logits[:, -1].float().to(input_ids.device)
 
     def _rows_before(self, input_ids: Tensor) -> Tensor | None:
-        """Which row of the last call each row goes on from; None where it is another generation.
+        """Return the row of the last call that each row continues; None for another generation.
 
-        Rows of one prompt (its beams) change places, those of different prompts never do.
+        Rows of one prompt (its beams) may change places; those of different prompts never do.
         """
         seen = self.seen
         if seen is None or (len(seen), seen.shape[1] + 1) != tuple(input_ids.shape):
             return None
         prompt = torch.arange(len(seen), device=seen.device) // max(1, len(seen) // len(self.ids))
         same = (input_ids[:, None, :-1] == seen[None]).all(-1) & (prompt[:, None] == prompt)
-        # A row that stays in its place does so where several are equal.
+        # If several rows are equal, a row continues the one in its own place.
         own = torch.eye(len(seen), device=seen.device) * same + same
         return own.argmax(-1) if bool(same.any(-1).all()) else None

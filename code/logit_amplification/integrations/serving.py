@@ -1,8 +1,8 @@
-"""Generations asked for one by one, from any thread, and made side by side.
+"""Serve generations that are requested one by one, from any thread, in one shared batch.
 
-A request that comes while others are being decoded takes the next free slot: nobody waits for a
-batch to fill, or to end. Only one that is longer than all before it waits for longer slots, and
-those behind it wait with it. What a generation is does not depend on what is decoded beside it.
+A request that arrives while others are being decoded takes the next free slot: nobody waits for a
+batch to fill or to end. Only a request that is longer than the slots waits for longer ones, and
+those behind it wait with it. A generation does not depend on what is decoded beside it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..logits.amplification import Rule, amplify
 from ..logits.sampling import make_sampler
 from ..machine import devices, sizes
 
-SHORTEST = 512  # positions of a slot at first; they double when something longer comes
-IDLE_SECONDS = 5.0  # without a request, after which the slots' memory is given back
-PLACE = ""  # the name of the contrast that stands for all that fit
+SHORTEST = 512  # positions per slot at first; they double when a request needs more
+IDLE_SECONDS = 5.0  # without a request, after which the slots' memory is released
+PLACE = ""  # pair id of a placeholder that determines the rows of a slot
 
 
 @dataclass
 class Asked:
-    """A cell that waits or is being made, and where its generation is to go."""
+    """A cell that is waiting or being made, and the future for its generation."""
 
     cell: Cell
     contrast: Contrast
@@ -37,23 +37,23 @@ class Asked:
 
     @property
     def length(self) -> int:
-        """The positions that its longest stream may come to."""
+        """The number of positions that its longest stream may need."""
         longest = max(len(stream.ids) for stream in self.contrast.streams)
         return longest + self.request.max_new_tokens
 
 
 class Server:
-    """Hands what is asked for to an engine that works in a thread of its own.
+    """Passes requests to an engine that works in a thread of its own.
 
-    All contrasts are read with the same sources of weights. The engine's slots are the most that
-    are used; there are fewer where memory does not take so many. rule: the one for every request.
+    All contrasts are read with the same sources of weights. The number of slots of the engine is
+    the maximum; fewer are used if memory is short. rule: the one for every request.
     """
 
     def __init__(self, engine: BatchedEngine, *, rule: Rule = amplify):
         self.engine, self.rule, self.most = engine, rule, engine.slots
         self.changed = threading.Condition()
         self.waiting: deque[Asked] = deque()
-        self.working: dict[str, Asked] = {}  # by the pair's id, which is a number here
+        self.working: dict[str, Asked] = {}  # by pair id, which is a running number here
         self.contexts: dict[str, Contrast] = {}
         self.requests: dict[str, Request] = {}
         self.names = map(str, itertools.count(1))
@@ -71,9 +71,10 @@ class Server:
         sample: int = 0,
         origin: str = "",
     ) -> Future[Generation]:
-        """Ask for one generation. Its random numbers come from the seed, origin and sample alone.
+        """Request one generation; its random numbers depend only on the seed, origin and sample.
 
-        The future raises what the engine raises. One that is cancelled while it waits is not made.
+        The future raises what the engine raises. A request that is cancelled while it waits is not
+        made. Raises RuntimeError if the server is closed.
         """
         future: Future[Generation] = Future()
         with self.changed:
@@ -83,13 +84,13 @@ class Server:
             self.waiting.append(Asked(cell, contrast, request, future))
             if self.thread is None:
                 thread = threading.Thread(target=self._work, daemon=True)
-                thread.start()  # it waits for this lock
+                thread.start()  # it first waits for this lock
                 self.thread = thread
             self.changed.notify()
         return future
 
     def close(self) -> None:
-        """Finish what was asked for, and take nothing more."""
+        """Finish what was requested, and accept nothing more."""
         with self.changed:
             self.closed = True
             self.changed.notify()
@@ -98,20 +99,20 @@ class Server:
             thread.join()
 
     def _work(self) -> None:
-        """Make batch after batch: one ends for longer slots, after an error, and when idle."""
+        """Run batch after batch: one ends for longer slots, after an error, and when idle."""
         while self._goes_on():
             try:
                 self._make_room()
                 made = self.engine.generate(self._arriving(), self.contexts, self._shared())
                 for generation in made:
                     self._leave(generation.cell.pair_id).set_result(generation)
-            except BaseException as error:  # whatever it is belongs to those who asked
+            except BaseException as error:  # any error belongs to those who asked
                 self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        """Tell those that were being made, or the first that waits where none was."""
+        """Pass an error to the requests being made or, without any, to the first that waits."""
         with self.changed:
-            self.length = SHORTEST  # perhaps it was too much for the memory
+            self.length = SHORTEST  # longer slots may not fit in memory
             failed = list(self.working)
             if not failed and self.waiting:
                 asked = self.waiting.popleft()
@@ -121,18 +122,18 @@ class Server:
             self._leave(name).set_exception(error)
 
     def _goes_on(self) -> bool:
-        """Whether anything waits; else the thread ends, until the next request starts another."""
+        """Whether any request waits; if not, the thread ends until the next request starts one."""
         with self.changed:
             if not self.waiting:
                 self.thread = None
             return bool(self.waiting)
 
     def _make_room(self) -> None:
-        """Have slots that are long enough for the first that waits, and as many as fit."""
+        """Make slots that are long enough for the first request that waits, as many as fit."""
         first = self.waiting[0]
         while self.length < first.length:
             self.length *= 2
-        # No two streams of the place are the same, so that every slot has a row for each.
+        # The streams of the placeholder all differ, so that every slot has a row for each.
         streams = enumerate(first.contrast.streams)
         self.contexts[PLACE] = Contrast(*(Stream((n,), one.source) for n, one in streams))
         rows = rows_of_a_slot(self.engine.sources, [self.contexts[PLACE]])
@@ -142,12 +143,12 @@ class Server:
         self.engine.slots = max(1, min(self.most, fitting))
 
     def _shared(self) -> Request:
-        """What holds for all: the rule, and how long an answer may be; the rest is each one's."""
-        most = self.length - 1  # behind the one token of the place
+        """Return the request for all: rule and maximum length. Each has the rest for itself."""
+        most = self.length - 1  # after the placeholder's one token
         return Request(make_sampler(0), 0, most, rule=self.rule, of_pair=self.requests)
 
     def _arriving(self) -> Iterator[Cell | None]:
-        """Yield cells as they come; end when the next needs longer slots, or none has come."""
+        """Yield cells as they arrive; end when the next needs longer slots, or none has arrived."""
         while True:
             with self.changed:
                 if not self.working:
@@ -162,7 +163,7 @@ class Server:
             yield cell
 
     def _take(self) -> Cell | None:
-        """The cell that has waited longest and is still wanted; None: there is none now."""
+        """Return the cell that has waited longest and is still wanted, or None for now."""
         while self.waiting and self.waiting[0].length <= self.length:
             asked = self.waiting.popleft()
             if asked.future.set_running_or_notify_cancel():
@@ -173,7 +174,7 @@ class Server:
         return None
 
     def _leave(self, name: str) -> Future[Generation]:
-        """Forget what is finished; return where its generation goes."""
+        """Forget what is finished; return the future of its generation."""
         with self.changed:
             del self.contexts[name], self.requests[name]
             return self.working.pop(name).future

@@ -1,1 +1,1 @@
-"""The rule and what is computed from logits alone: pure tensors, nothing of ours."""
+"""The amplification rule and everything computed from logits alone, without a model."""

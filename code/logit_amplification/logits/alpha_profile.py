@@ -1,15 +1,16 @@
-"""One text under every strength: the amplified distribution at 200 alphas from two forwards.
+"""The amplified distribution along one text at 200 alphas, from two forward passes.
 
-Two contexts read the same text once each. With a = log p_A, d = a - b and
+The two contexts read the same text once each. With a = log p_A, b = log p_B, d = a - b and
 Z(alpha) = sum_v exp(a_v + alpha * d_v), the amplified distribution is the exponential family
-p_alpha(v) = exp(a_v + alpha * d_v) / Z(alpha), and all curves follow from log Z, E[d] and E[a]:
+p_alpha(v) = exp(a_v + alpha * d_v) / Z(alpha). All curves follow from log Z, E[d] and E[a], where E
+is the expectation under p_alpha:
 
     KL(p_alpha || p_A)  = alpha * E[d] - log Z
     entropy             = log Z - E[a] - alpha * E[d]
     -log p_alpha(token) = log Z - a_token - alpha * d_token
 
 In an exponential family dE[d]/dalpha = Var[d] and d(log Z)/dalpha = E[d] (Wainwright & Jordan
-2008, prop. 3.1), so dKL/dalpha = alpha * Var[d]: from alpha = 0 upwards the KL never falls.
+2008, prop. 3.1), so dKL/dalpha = alpha * Var[d]: for alpha >= 0 the KL never decreases.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ import torch
 from torch import Tensor
 
 ALPHAS = tuple(torch.linspace(-1, 8, 200, dtype=torch.float64).tolist())
-ROWS = 4  # positions at a time: their float64 copies stay near the processor
-WIDTH = 0.05  # of a bucket, in nats at the alpha furthest from the middle of the grid
-TERMS = 4  # of exp's series within a bucket: the remainder is below (WIDTH / 2)**4 / 4! = 2e-8
-MAX_REACH = 100.0  # nats from the middle of the grid: far from overflow, at most 4,001 buckets
+ROWS = 4  # positions at a time, so that their float64 copies stay in the CPU's cache
+WIDTH = 0.05  # bucket width in nats, at the alpha furthest from the middle of the grid
+TERMS = 4  # of exp's series within a bucket; the remainder is below (WIDTH / 2)**4 / 4! = 2e-8
+MAX_REACH = 100.0  # nats from the middle of the grid: no overflow, and at most 4,001 buckets
 
 
 @dataclass(frozen=True)
 class Change:
-    """At `alpha` the likeliest token of a position turns from `before` into `after`."""
+    """At `alpha` the argmax of a position of the text changes from token `before` to `after`."""
 
     position: int
     alpha: float
@@ -40,11 +41,12 @@ class Change:
 
 @dataclass(frozen=True)
 class AlphaProfile:
-    """The amplified distribution at each alpha and position of a text, in nats.
+    """The amplified distribution at each alpha and position of a text.
 
-    alphas (n,); kl_amplified_a, the KL(p_alpha || p_A), entropy, and cross_entropy, the
-    -log p_alpha(text token): each (n, positions) float64. changes: where the argmax changes, by
-    position and ascending alpha, between the smallest and the largest of the alphas and 0.
+    alphas: (n,) float64. Three curves in nats, each (n, positions) float64: kl_amplified_a, which
+    is KL(p_alpha || p_A); entropy; and cross_entropy, which is -log p_alpha(text token). All are on
+    the CPU. changes: where the argmax changes, ordered by position and then by alpha, within the
+    smallest interval that holds 0 and all alphas.
     """
 
     alphas: Tensor
@@ -54,10 +56,10 @@ class AlphaProfile:
     changes: list[Change]
 
     def changed_share(self) -> Tensor:
-        """Return at each alpha the share of positions whose argmax is not that at alpha 0.
+        """Return, for each alpha, the share of positions whose argmax differs from alpha 0.
 
-        (n,) float64. Exact: the slope d of the argmax only grows with alpha, so a token that was
-        left never comes back, and one change in between is enough.
+        (n,) float64, exact. The slope d of the argmax only grows with alpha, so a token that has
+        lost the argmax never regains it: one change between alpha and 0 means that they differ.
         """
         at = torch.tensor([change.alpha for change in self.changes], dtype=torch.float64)
         position = torch.tensor([change.position for change in self.changes], dtype=torch.int64)
@@ -66,7 +68,7 @@ class AlphaProfile:
         return (counts > 0).double().mean(1)
 
     def means(self) -> dict[str, list[float]]:
-        """Return alpha, the means of the curves over positions, and `changed_share`, as columns."""
+        """Return columns of n floats: alpha, each curve's mean over positions, `changed_share`."""
         curves = {
             name: getattr(self, name).mean(1)
             for name in ("kl_amplified_a", "entropy", "cross_entropy")
@@ -81,11 +83,12 @@ def profile(
     text_ids: Sequence[int],
     alphas: Sequence[float] | Tensor = ALPHAS,
 ) -> AlphaProfile:
-    """Return the amplified distribution's numbers at every alpha and position of a text.
+    """Return the curves and argmax changes of a text at every alpha and position.
 
-    logits_a, logits_b (positions, vocab), finite, as of `text_logits`; text_ids (positions,), at
-    least one; alphas (n,) in any order and spacing. Computed on the CPU in float64, the curves to
-    about 1e-7 nats, the changes exactly. Raises ValueError when the shapes do not fit.
+    logits_a, logits_b: (positions, vocab), finite, as `engine.forward.text_logits` returns them.
+    text_ids: (positions,), at least one. alphas: (n,), in any order and spacing. Computed on the
+    CPU in float64; the curves are accurate to about 1e-7 nats, the changes are exact. Raises
+    ValueError when the shapes do not match.
     """
     if not logits_a.shape == logits_b.shape == (len(text_ids), logits_a.shape[-1]):
         raise ValueError(
@@ -106,9 +109,9 @@ def alpha_at(
 ) -> float:
     """Return the alpha > 0 at which the mean KL(p_alpha || p_A) reaches `target` > 0 nats.
 
-    alphas (n,) and kl (n,), which is 0 at alpha 0 and does not fall from there (see above);
-    linear between the grid's values. nan when the grid ends before. Raises ValueError for a
-    target that is not positive.
+    alphas: (n,). kl: (n,) mean KL in nats, which is 0 at alpha 0 and never decreases above it (see
+    the module's docstring). Interpolates linearly between grid values. Returns nan when the grid
+    ends before the target is reached. Raises ValueError when the target is not positive.
     """
     if target <= 0:
         raise ValueError(f"target = {target}: the KL must be above 0")
@@ -125,9 +128,9 @@ def alpha_at(
 
 
 def _curves(logits_a: Tensor, logits_b: Tensor, text: Tensor, alphas: Tensor) -> Tensor:
-    """KL, entropy and cross-entropy of a few positions as (3, n, rows) float64."""
+    """Return KL, entropy and cross-entropy of a few positions as (3, n, rows) float64."""
     a = logits_a.double()
-    # Of the logits as they are, so A = B gives 0: a constant in d cancels in the curves.
+    # From raw logits, so that d is exactly 0 where A = B. A constant in d cancels in the curves.
     d = a - logits_b.double()
     d -= (d.amin(-1, keepdim=True) + d.amax(-1, keepdim=True)) / 2
     a = a.log_softmax(-1)
@@ -139,11 +142,12 @@ def _curves(logits_a: Tensor, logits_b: Tensor, text: Tensor, alphas: Tensor) ->
 
 
 def _moments(a: Tensor, d: Tensor, alphas: Tensor) -> Tensor:
-    """Log Z, E[d] and E[a] under exp(a + alpha * d) / Z, as (3, n, rows) float64.
+    """Return log Z, E[d] and E[a] under exp(a + alpha * d) / Z, as (3, n, rows) float64.
 
-    The sums over the vocabulary are taken once, for the middle alpha, into buckets of equal d
-    and with the powers of what is left of d within the bucket. Any other alpha is then a sum over
-    buckets of exp's series: the fast Gauss transform's way (Greengard & Strain 1991).
+    The vocabulary is summed only once, at the middle alpha: tokens of nearly equal d go into one
+    bucket, which keeps the sums of the powers of d's distance from the bucket's centre. Any other
+    alpha is then a sum over buckets, with exp as a Taylor series within each, as in the fast Gauss
+    transform (Greengard & Strain 1991).
     """
     middle = (alphas.amin() + alphas.amax()) / 2
     offsets = (alphas - middle)[:, None]
@@ -164,7 +168,7 @@ def _moments(a: Tensor, d: Tensor, alphas: Tensor) -> Tensor:
 def _bucketed(weights: Tensor, d: Tensor, offsets: Tensor, reach: float) -> Tensor:
     """Sum weights * exp(offset * d) over the vocabulary: (k, rows, vocab) -> (k, n, rows).
 
-    d (rows, vocab) float64, offsets (n, 1), and `reach` the largest offset * d. `weights` is
+    d: (rows, vocab) float64. offsets: (n, 1). reach: the largest |offset * d|. `weights` is
     overwritten.
     """
     if reach == 0:  # a single alpha, or A = B
@@ -197,16 +201,16 @@ def _changes(logits_a: Tensor, logits_b: Tensor, low: float, high: float) -> Ite
 def likeliest(
     logits_a: Tensor, logits_b: Tensor, low: float, high: float
 ) -> list[tuple[float, int]]:
-    """Return (alpha, token): from that alpha on the token is the likeliest, up to the next alpha.
+    """Return (alpha, token) pairs: each token is the argmax from its alpha up to the next alpha.
 
-    logits_a, logits_b (vocab,), finite. The first alpha is `low`; all others are below `high`, and
-    exact for these logits. Where tokens are equally likely it is the one that is so just above.
+    logits_a, logits_b: (vocab,), finite. The first alpha is `low`; all others are below `high` and
+    exact for these logits. At an alpha where tokens tie, the one that wins just above it counts.
     """
     a = logits_a.double().cpu()
     d = a - logits_b.double().cpu()
     pieces = [(low, _steepest_highest(a + low * d, d))]
     for alpha, _, after in _upper_envelope(a, d, low, high):
-        if alpha <= pieces[-1][0]:  # two changes at one alpha: the steeper one holds
+        if alpha <= pieces[-1][0]:  # two changes at one alpha: keep the steeper token
             pieces.pop()
         if alpha < high:
             pieces.append((max(low, alpha), after))
@@ -218,9 +222,10 @@ def _upper_envelope(
 ) -> Iterator[tuple[float, int, int]]:
     """Yield (alpha, before, after) where the highest of the lines a + alpha * d changes.
 
-    a, d (vocab,) float64 -> alphas ascending in [low, high]. Gift wrapping (Jarvis 1973): from
-    the line that is highest at `low`, always to the one that crosses it next. Among lines that
-    meet in one point the steepest is on top behind it; of equal lines the smallest id counts.
+    a, d: (vocab,) float64. The alphas ascend within [low, high]. Gift wrapping (Jarvis 1973): start
+    at the line that is highest at `low`, and go repeatedly to the line that crosses it next. Where
+    several lines cross in one point, the steepest is on top above it; of identical lines the one
+    with the smallest id counts.
     """
     before = _steepest_highest(a + low * d, d)
     ids = torch.arange(len(d))
@@ -235,6 +240,6 @@ def _upper_envelope(
 
 
 def _steepest_highest(values: Tensor, slopes: Tensor) -> int:
-    """Return the index of the largest value; among equals of the largest slope, then the first."""
+    """Return the index of the largest value; ties go to the largest slope, then to the first."""
     highest = (values == values.amax()).nonzero()[:, 0]
     return int(highest[slopes[highest].argmax()])

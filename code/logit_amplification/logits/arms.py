@@ -1,8 +1,9 @@
-"""The arms: controlled changes of what the rule is given, or of what comes out of it.
+"""The arms: controlled changes to the rule's inputs or output, for comparison with the rule.
 
-An arm takes the rule (`amplify`, or what the notebook made of it), logits_a and logits_b of shape
-(..., vocab), float32, and alpha, and returns logits of the same shape; -inf marks a token that is
-out. A row's result depends on that row alone. docs/METHODOLOGY.md says what each arm is for.
+An arm takes the rule (`amplify`, or the notebook's own), logits_a and logits_b, both (..., vocab)
+float32, and alpha, a number or a tensor that broadcasts against the logits. It returns logits of
+the same shape, with -inf for excluded tokens. The result of a row depends on that row alone.
+docs/METHODOLOGY.md says what each arm is for.
 """
 
 from __future__ import annotations
@@ -30,25 +31,25 @@ from .vocabulary import (
 Alpha = Tensor | float
 Arm = Callable[[Rule, Tensor, Tensor, Alpha], Tensor]
 
-PLAUSIBLE_SHARE = 0.1  # Li et al. 2022 (arXiv:2210.15097), their alpha
-NUCLEUS_SHARE = 0.9  # the filter_p of DExperts (Liu et al. 2021, arXiv:2105.03023)
-DIGITS = 2  # decimals of the log-probabilities of `api_rounded`
-SEED = 0  # of the one permutation that `random_direction` has
+PLAUSIBLE_SHARE = 0.1  # called alpha in Li et al. 2022 (arXiv:2210.15097)
+NUCLEUS_SHARE = 0.9  # filter_p in DExperts (Liu et al. 2021, arXiv:2105.03023)
+DIGITS = 2  # decimals of the log-probabilities in `api_rounded`
+SEED = 0  # of the one permutation that `random_direction` uses
 
 
 def full(rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha) -> Tensor:
-    """The rule over the whole vocabulary."""
+    """Apply the rule to the whole vocabulary."""
     return rule(logits_a, logits_b, alpha)
 
 
 def plausible(rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha) -> Tensor:
-    """The rule over the tokens with at least a tenth of A's top probability (Li et al. 2022)."""
+    """Apply the rule to tokens with at least a tenth of A's top probability (Li et al. 2022)."""
     floor = logits_a.amax(-1, keepdim=True) + math.log(PLAUSIBLE_SHARE)
     return rule(logits_a, logits_b, alpha).masked_fill(logits_a < floor, -torch.inf)
 
 
 def nucleus_first(rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha) -> Tensor:
-    """The rule over A's nucleus, taken before A and B are combined (Liu et al. 2021)."""
+    """Apply the rule to A's nucleus of 0.9, taken before A and B are combined (Liu et al. 2021)."""
     rows = logits_a.reshape(-1, logits_a.shape[-1])
     ids, probabilities = nucleus(rows, NUCLEUS_SHARE)
     outside = torch.ones_like(rows, dtype=torch.bool).scatter(-1, ids, probabilities == 0)
@@ -56,17 +57,17 @@ def nucleus_first(rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha) 
 
 
 def temperature(rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha) -> Tensor:
-    """A against nothing: (1 + alpha) A, which is A at the temperature 1 / (1 + alpha).
+    """Apply the rule with zeros for B: (1 + alpha) * A, which is A at temperature 1 / (1 + alpha).
 
-    What amplification does only by making A sharper, this does as well.
+    A control: it shows which effects of amplification come from sharpening A alone.
     """
     return rule(logits_a, torch.zeros_like(logits_a), alpha)
 
 
 def random_direction(rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha) -> Tensor:
-    """The rule with the differences A - B dealt out to other tokens, always in the same way.
+    """Apply the rule with the differences A - B assigned to other tokens by a fixed permutation.
 
-    They have the same sizes at every step and say nothing about B: a control.
+    A control: the differences keep their sizes at every step but carry no information about B.
     """
     order = _permutation(logits_a.shape[-1]).to(logits_a.device)
     return rule(logits_a, logits_a - (logits_a - logits_b)[..., order], alpha)
@@ -77,18 +78,18 @@ def _permutation(vocab: int) -> Tensor:
     return torch.randperm(vocab, generator=torch.Generator().manual_seed(SEED))
 
 
-# ------------------------------------------------------------- what an API leaves of it
+# ------------------------------------------------ restricted to what an API returns
 
 
 def candidates(rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha, *, top: int) -> Tensor:
-    """The rule over A's `top` likeliest tokens; B is known completely."""
+    """Apply the rule to A's `top` most likely tokens; all of B's logits are known."""
     return rule(logits_a, logits_b, alpha).masked_fill(~_listed(logits_a, top), -torch.inf)
 
 
 def api_intersection(
     rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha, *, top: int
 ) -> Tensor:
-    """The rule over the tokens in both lists; where these share none, A's list as it is."""
+    """Apply the rule to the tokens in both lists; if they share none, return A's list unchanged."""
     listed_a, listed_b = _listed(logits_a, top), _listed(logits_b, top)
     both = listed_a & listed_b
     amplified = rule(logits_a.log_softmax(-1), logits_b.log_softmax(-1), alpha)
@@ -102,10 +103,10 @@ def api_intersection(
 def api_overlap(
     rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha, *, top: int
 ) -> Tensor:
-    """Of the tokens in both lists the one that A ranks highest; where there is none, B's list.
+    """Return the token that A ranks highest among those in both lists; if none, B's list.
 
-    A rule of those who steer an API (docs/METHODOLOGY.md). It has no strength; at alpha 0 it is A's
-    list.
+    A rule that users of hosted APIs apply (docs/METHODOLOGY.md). It has no strength: alpha has no
+    effect, except that alpha 0 gives A's list.
     """
     listed_a, listed_b = _listed(logits_a, top), _listed(logits_b, top)
     both = logits_a.masked_fill(~(listed_a & listed_b), -torch.inf)
@@ -119,9 +120,10 @@ def api_overlap(
 def api_mixture(
     rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha, *, top: int
 ) -> Tensor:
-    """The rule on probabilities instead of logits, over both lists; a missing token counts 0.
+    """Apply the rule to probabilities instead of logits; a token missing from a list counts as 0.
 
-    Below zero it is cut off; where nothing is left, A's list as it is.
+    Negative results are set to 0; if nothing is left, A's list is used unchanged. Returns
+    log-probabilities that are not normalised.
     """
     listed = [_listed(logits, top) for logits in (logits_a, logits_b)]
     p_a, p_b = (
@@ -133,7 +135,7 @@ def api_mixture(
 
 
 def a_list(rule: Rule, logits_a: Tensor, logits_b: Tensor, alpha: Alpha, *, top: int) -> Tensor:
-    """The rule over A's list; what B's list lacks gets the smallest value that it has."""
+    """Apply the rule to A's list; tokens that B's list lacks get its smallest value."""
     amplified = api_union(rule, logits_a, logits_b, alpha, top=top, missing=_below)
     return amplified.masked_fill(~_listed(logits_a, top), -torch.inf)
 
@@ -150,8 +152,9 @@ def api_union(
 ) -> Tensor:
     """Apply the rule to the union of both top lists; all other tokens get -inf.
 
-    missing(logprobs, listed), both (..., vocab), returns the log-probability (..., 1) that stands
-    in for a token that only the other list has. digits: decimals that log-probabilities have.
+    missing(logprobs, listed), both (..., vocab), returns the log-probability (..., 1) assumed for a
+    token that only the other list has. digits: decimals that log-probabilities are rounded to;
+    None does not round.
     """
     listed, known = [], []
     for logits in (logits_a, logits_b):
@@ -164,24 +167,24 @@ def api_union(
 
 
 def _listed(logits: Tensor, top: int) -> Tensor:
-    """Which tokens an API returns: the `top` likeliest."""
+    """Return a mask of the tokens that an API returns: the `top` most likely."""
     ids = logits.topk(min(top, logits.shape[-1])).indices
     return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, ids, True)
 
 
 def _below(logprobs: Tensor, listed: Tensor, gap: float = 0.0) -> Tensor:
-    """So many nats below the smallest value that the list has."""
+    """Return the smallest value in the list minus `gap` nats."""
     return logprobs.masked_fill(~listed, torch.inf).amin(-1, keepdim=True) - gap
 
 
 def _spread(logprobs: Tensor, listed: Tensor) -> Tensor:
-    """The mass outside the list, spread evenly over the tokens outside it."""
+    """Return log(mass outside the list / number of tokens outside it)."""
     outside = logprobs.masked_fill(listed, -torch.inf).logsumexp(-1, keepdim=True)
     return outside - (~listed).sum(-1, keepdim=True).clamp_min(1).log()
 
 
 def _fixed(logprobs: Tensor, listed: Tensor, value: float) -> Tensor:
-    """A number that stands for "not in the list"."""
+    """Return a fixed value that stands for "not in the list"."""
     return torch.full_like(logprobs[..., :1], value)
 
 

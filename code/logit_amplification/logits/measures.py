@@ -1,8 +1,8 @@
-"""From logits and tokens to numbers: how far a step went from A, and how the text reads.
+"""Measures of one decoding step (such as its KL from A) and of a finished text.
 
-Distributions are those of the logits as they are, at temperature 1 and before any truncation, so
-the numbers do not depend on how a token was drawn. Natural logarithms: nats. docs/METHODOLOGY.md
-states each definition with its source.
+Distributions are taken at temperature 1 and before any truncation, so the numbers do not depend on
+how a token was drawn. Logarithms are natural; the unit is nats. docs/METHODOLOGY.md states each
+definition with its source.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from torch.linalg import vecdot
 from .sampling import Draw, top_k
 from .vocabulary import API_TOP
 
-IMPLAUSIBLE_SHARE = 0.1  # of A's top probability: the threshold of Li et al. 2022
+IMPLAUSIBLE_SHARE = 0.1  # of A's top probability (Li et al. 2022, arXiv:2210.15097)
 
 
 def measure_step(logits_a: Tensor, logits_b: Tensor, amplified: Tensor, drawn: Draw) -> Tensor:
-    """Return the numbers of one step as (rows, measures) float32, in the order of `PER_TOKEN`.
+    """Return the measures of one step as (rows, measures) float32, in the order of `PER_TOKEN`.
 
-    logits_a, logits_b, amplified (rows, vocab) float32, amplified may hold -inf; drawn: the tokens
-    (rows,) and their log-probabilities. Each row's numbers depend on that row alone.
+    logits_a, logits_b, amplified: (rows, vocab) float32; `amplified` may contain -inf. drawn: the
+    tokens (rows,) and their log-probabilities (rows,). The numbers of a row depend on that row
+    alone.
     """
     tokens = drawn.tokens[:, None]
     p, most, total = _softmax(amplified)
     p_a, most_a, total_a = _softmax(logits_a)
     total_b = _softmax(logits_b)[2]
     chosen_a, chosen_b = logits_a.gather(-1, tokens), logits_b.gather(-1, tokens)
-    # Where an arm has set logits to -inf: 0 * log 0 is 0.
+    # An arm may have set logits to -inf; clamped, 0 * log 0 gives 0 instead of NaN.
     finite = amplified.clamp(min=-1e30)
     return torch.stack(
         [
@@ -41,7 +42,8 @@ def measure_step(logits_a: Tensor, logits_b: Tensor, amplified: Tensor, drawn: D
             total_a - chosen_a[:, 0],
             total_b - chosen_b[:, 0],
             drawn.logprobs,
-            # 1 is A's argmax. As float32, exact up to 2^24: summing booleans takes far longer.
+            # Rank 1 is A's argmax. Summed in float32, which is exact up to 2^24 and far faster
+            # than summing booleans.
             torch.gt(logits_a, chosen_a, out=torch.empty_like(logits_a)).sum(-1) + 1.0,
             (chosen_a[:, 0] < most_a + math.log(IMPLAUSIBLE_SHARE)).float(),
             *_range_and_spread(amplified, most),
@@ -52,18 +54,18 @@ def measure_step(logits_a: Tensor, logits_b: Tensor, amplified: Tensor, drawn: D
 
 
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities (rows, vocab), the largest logit and log sum exp of the logits, each (rows,).
+    """Return probabilities (rows, vocab), the largest logit and log sum exp, each (rows,).
 
-    torch's own logsumexp takes as long as the softmax that it could be read off.
+    log sum exp is read off the softmax, because torch.logsumexp would take as long as the softmax.
     """
     probabilities, most = torch.softmax(logits, -1), logits.amax(-1)
     return probabilities, most, most - probabilities.amax(-1).log()
 
 
 def _range_and_spread(logits: Tensor, largest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Smallest, largest and standard deviation (over the vocabulary) of the finite logits."""
+    """Return minimum, maximum and standard deviation of the finite logits, each (rows,)."""
     smallest, count = logits.amin(-1), logits.shape[-1]
-    # Asking costs a wait on a GPU and saves two passes on a CPU.
+    # Checking for -inf saves two passes on a CPU, but would mean waiting for a GPU.
     if logits.device.type == "cpu" and not smallest.isneginf().any():
         away = logits - logits.sum(-1, keepdim=True) / count
     else:
@@ -78,7 +80,11 @@ def _range_and_spread(logits: Tensor, largest: Tensor) -> tuple[Tensor, Tensor, 
 def _seen_through_an_api(
     logits: Sequence[Tensor], totals: Sequence[Tensor], tokens: Tensor
 ) -> Iterator[Tensor]:
-    """Mass of A and of B outside their top-20 lists, tokens in both, and if one has the token."""
+    """Yield A's and B's mass outside their top-20 lists, the overlap, and if either has the token.
+
+    logits: A's and B's, (rows, vocab). totals: their log sum exp, (rows,). tokens: (rows, 1). Each
+    of the four is (rows,) float32.
+    """
     tops = [top_k(one, min(API_TOP, one.shape[-1])) for one in logits]
     for (values, _), total in zip(tops, totals, strict=True):
         yield (1 - (values - total[:, None]).exp().sum(-1)).clamp_min(0.0)
@@ -88,10 +94,11 @@ def _seen_through_an_api(
 
 
 def measure_text(text: str, token_ids: Sequence[int]) -> dict[str, float | None]:
-    """Length and repetition of one answer; n-grams are of token ids, the end token left out.
+    """Return the length and repetition measures of one answer.
 
-    distinct_n = different n-grams / n-grams (Li et al. 2016); repeated_4gram_share = 1 - distinct_4
-    (rep-4 of Welleck et al. 2020). None where the answer is shorter than n.
+    token_ids: the answer's, without the end token; n-grams are over these. distinct_n = distinct
+    n-grams / n-grams (Li et al. 2016, arXiv:1510.03055). repeated_4gram_share = 1 - distinct_4
+    (rep-4 of Welleck et al. 2020, arXiv:1908.04319). None where the answer is shorter than n.
     """
     distinct_4 = _distinct(token_ids, 4)
     return {

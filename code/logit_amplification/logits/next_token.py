@@ -1,6 +1,6 @@
-"""What comes next at one place of a text: under A, under B, and amplified at any alpha.
+"""The next-token distribution at one position: under A, under B, and amplified at any alpha.
 
-Both rows of logits are at hand, so another alpha costs a softmax and no forward.
+Both rows of logits are kept, so another alpha costs a softmax and no forward pass.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from .vocabulary import PER_TOKEN
 
 LOW, HIGH, STEP = -1.0, 8.0, 0.05
 ALPHAS = tuple(round(LOW + STEP * n, 2) for n in range(round((HIGH - LOW) / STEP) + 1))
-LISTED = 16  # tokens
+LISTED = 16  # how many tokens are listed
 ARGMAX = make_sampler(0)
-LISTED_AT = ALPHAS[::10]  # the listed ones are the likeliest at any of these
+LISTED_AT = ALPHAS[::10]  # tokens are ranked by their highest probability under A, B or these
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """One distribution over the next token. Probabilities are those at temperature 1."""
+    """One distribution over the next token, with probabilities at temperature 1."""
 
     probabilities: list[float]  # of the listed tokens
-    drawable: list[bool]  # whether sampling can draw them: top-k and nucleus leave them in
-    others: float  # the probability of all tokens that are not listed
+    drawable: list[bool]  # whether sampling can draw each listed token
+    others: float  # the total probability of all unlisted tokens
     entropy: float  # nats
     nucleus: int  # how many tokens sampling can draw
     kl_a: float  # KL(this || A), nats
-    rank: int | None  # of the chosen token, 1 is the likeliest
+    rank: int | None  # of the chosen token; 1 is the most likely
 
 
 class NextToken:
-    """The next token after two contexts: which tokens matter at some alpha, and how likely."""
+    """The next token after two contexts: the tokens that matter at some alpha, and how likely."""
 
     def __init__(
         self,
@@ -51,26 +51,30 @@ class NextToken:
         top_p: float = 1.0,
         chosen: int | None = None,
     ):
-        """Take two rows of logits, (vocab,); `chosen` is a token to follow, listed in any case."""
+        """Take two rows of logits, (vocab,) each.
+
+        temperature, top_k, top_p: which tokens could be drawn, as in `make_sampler`. chosen: a
+        token id to follow; it is always listed, and its rank is reported.
+        """
         self.a, self.b = logits_a.float()[None], logits_b.float()[None]
         self.rule, self.chosen = rule, chosen
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         difference = (self.a.log_softmax(-1) - self.b.log_softmax(-1))[0]
         listed = self._listed()
         order = difference[listed].argsort(descending=True, stable=True)
-        self.tokens: list[int] = listed[order].tolist()  # what A prefers most comes first
+        self.tokens: list[int] = listed[order].tolist()  # A's strongest preference first
         self.preference: list[float] = difference[self.tokens].tolist()  # log p_A - log p_B, nats
         self.under_a = self._distribution(self.a)
         self.under_b = self._distribution(self.b)
         self.kl_a_b = self._measures(self.a)["kl_a_b"]
 
     def at(self, alpha: float) -> Distribution:
-        """Return the amplified distribution at an alpha."""
+        """Return the amplified distribution at `alpha`."""
         return self._distribution(self.rule(self.a, self.b, alpha))
 
     @cached_property
     def likeliest(self) -> list[tuple[float, float, int]]:
-        """(first alpha, last alpha, token) for each run of `ALPHAS` with one argmax."""
+        """(first alpha, last alpha, token) for each run of `ALPHAS` that shares an argmax."""
         tokens = [int(self.rule(self.a, self.b, alpha).argmax()) for alpha in ALPHAS]
         runs = []
         for token, run in groupby(zip(ALPHAS, tokens, strict=True), key=lambda pair: pair[1]):

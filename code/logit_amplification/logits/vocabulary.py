@@ -1,7 +1,7 @@
-"""The words of the workbench: every measure, attribute and arm, by name. No torch.
+"""The names of all measures, attributes and arms, with descriptions and units.
 
-A measure that is added here has a column in the JSON and the CSV files, a label in every figure and
-a line in the reports.
+A measure that is added here gets a column in the JSON and CSV files, a label in every figure and a
+line in the reports. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 
 class Measure(NamedTuple):
-    """What a number is called, in full and on an axis; its unit; whether it is a share."""
+    """A measure's description, its short name, its unit, and whether it is a share."""
 
-    described: str  # in a sentence, with its unit
-    short: str  # on an axis, in a table's head
+    described: str  # for sentences, with its unit
+    short: str  # for axes and table headers
     unit: str = ""
     is_share: bool = False  # 0 or 1 for a generation: its mean is a share of generations
 
@@ -25,7 +25,7 @@ class Measure(NamedTuple):
 
 NATS = "nats per token"
 SHARE = "share"
-# In the order of the columns that `measures.measure_step` returns.
+# The order is that of the columns that `measures.measure_step` returns.
 OF_A_TOKEN = {
     "kl_amplified_a": Measure("KL(amplified || A), nats per token", "KL(amplified \u2016 A)", NATS),
     "kl_a_b": Measure("KL(A || B), nats per token", "KL(A \u2016 B)", NATS),
@@ -94,7 +94,8 @@ OF_A_TEXT = {
         "share of answers that end by themselves", "ended by themselves", SHARE, True
     ),
 }
-# What a text shows, whatever the model: a pair declares of which A should have more, or less.
+# Properties of a text, measured without the model. A pair declares one that A should have more of
+# than B, or less of.
 ATTRIBUTES = {
     "words": Measure("words of the pair's list per 100 words", "listed words per 100"),
     "language": Measure(
@@ -116,12 +117,12 @@ ATTRIBUTES = {
 DECLARED = Measure("declared attribute, in the direction of A, each in its unit", "attribute")
 MEASURES = OF_A_TOKEN | OF_A_TEXT | ATTRIBUTES | {"declared": DECLARED}
 
-API_TOP = 20  # what a chat API returns at most
+API_TOP = 20  # the most log-probabilities that a chat API returns per token
 TOPS = (5, API_TOP, 100, 1000)
 WHOLE_ARMS = ("full", "plausible", "nucleus_first", "temperature", "random_direction")
-# In these alpha changes A by itself, so a null pair (A = B) holds nothing to zero.
+# In these arms alpha changes the output even where A = B, so null pairs do not stay unchanged.
 ALPHA_ALONE = ("temperature", "api_overlap")
-# How far below a list's smallest entry a token that it lacks is put, in nats; and fixed values.
+# Values for a token missing from a list: nats below the list's smallest entry, or a fixed value.
 GAPS = {"api_floor": 0.0, "api_below1": 1.0, "api_below3": 3.0}
 FIXED_FILLS = {"api_zero": 0.0, "api_minus13": -13.0, "api_minus100": -100.0}
 SENTINEL = {"api_sentinel": -9999.0}
@@ -133,7 +134,10 @@ LIST_ARMS = (
 
 
 def arm_name(kind: str, top: int) -> str:
-    """Name an arm of lists; an API's list has 20 entries, so such an arm needs no number."""
+    """Return the name of an arm that works on top lists.
+
+    Without a suffix a list has 20 entries, as an API's; only `candidates` always has its number.
+    """
     return kind if top == API_TOP and kind != "candidates" else f"{kind}_top{top}"
 
 

@@ -1,1 +1,1 @@
-"""What this machine has: memory, GPUs, number formats, and what a model would take of them."""
+"""What this machine offers (memory, GPUs, dtypes), and how much memory a model needs."""

@@ -1,4 +1,4 @@
-"""The device that a model runs on: which one, in which number format, and its memory."""
+"""Choose the device and dtype for a model, and measure the device's memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from . import hardware
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called `name`; `auto` is the GPU if there is one.
+    """Return the device called `name`; `auto` is the GPU if there is one, else the CPU.
 
-    For `split`, the one that the first layers are on.
+    For `split`, where the model is spread over several devices, it is the one with the first
+    layers. Under a launcher (LOCAL_RANK is set), each process gets its own GPU. Raises BadInput
+    when the machine has no such device.
     """
     if name == "split":
         if int(os.environ.get("LOCAL_WORLD_SIZE") or 1) > 1:
@@ -37,9 +39,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def _own_gpu() -> torch.device:
-    """The GPU of this process among those that a launcher has started on this machine."""
+    """Return the GPU that belongs to this process of a launch, and make it the current one.
+
+    Raises BadInput when LOCAL_RANK names no GPU that this process can see.
+    """
     number, there = os.environ["LOCAL_RANK"], torch.cuda.device_count()
-    # Where a launcher shows each process one GPU alone, that is number 0 for all of them.
+    # Some launchers show each process only its own GPU, which is then number 0 for all of them.
     if there == 1 and os.environ.get("LOCAL_WORLD_SIZE", "1") == "1":
         number = "0"
     if number not in map(str, range(there)):
@@ -53,7 +58,11 @@ def _own_gpu() -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the number format called `name`; `auto` is bfloat16 where the hardware has it."""
+    """Return the dtype called `name`.
+
+    `auto` is bfloat16 where the hardware supports it natively, otherwise float16 on a GPU and
+    float32 on a CPU.
+    """
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
@@ -65,18 +74,18 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def is_split(model: Any) -> bool:
-    """Whether a model's weights are on several devices, or on the disk."""
+    """Whether a model's weights are spread over several devices, or partly on disk."""
     places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
     return len(places) > 1 or "disk" in places
 
 
 def mps_has_bfloat16() -> bool:
-    """Whether Apple's GPU multiplies in bfloat16 under this macOS."""
+    """Whether this version of macOS supports bfloat16 on Apple's GPU."""
     return torch.backends.mps.is_macos_or_newer(14, 0)
 
 
 def describe_hardware(device: torch.device) -> dict[str, Any]:
-    """Return the machine in words: no host name, no paths."""
+    """Describe the machine for the metadata, without its host name or any path."""
     return {
         "system": platform.system(),
         "machine": platform.machine(),
@@ -87,9 +96,10 @@ def describe_hardware(device: torch.device) -> dict[str, Any]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that are free where the model runs, for this process.
+    """Return the bytes of memory on `device` that are free for this process.
 
-    Processes of one launch on one machine share its memory; each has a GPU of its own.
+    Processes of one launch share a machine's main memory, so each gets an equal part of it; each
+    has a GPU of its own.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -97,7 +107,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes this process has held: on the GPU if it runs there, else in RAM."""
+    """Return this process's peak memory in bytes: on the GPU for a CUDA device, else in RAM."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     memory = psutil.Process().memory_info()

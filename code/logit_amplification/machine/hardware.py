@@ -1,6 +1,6 @@
-"""What this machine has: memory, GPUs, number formats. Asked of the operating system alone.
+"""Detect memory, GPUs and native dtypes by asking the operating system alone.
 
-Standard library only, and Python 3.8 reads it: it answers before anything is installed.
+Standard library only, and compatible with Python 3.8, because it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -14,34 +14,35 @@ from pathlib import Path
 from typing import NamedTuple
 
 MIB = 1 << 20
-# A cgroup without a limit says "max", or a number that no machine has.
+# (limit, usage) of cgroups v2 and v1. Without a limit the file has "max", or a huge number.
 CGROUP_FILES = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-# Metal lets one process have about two thirds of a small Mac's memory, three quarters of a larger.
+# Metal lets a process use about two thirds of the memory of a small Mac, three quarters of a
+# larger one.
 METAL_SHARE, METAL_SHARE_ABOVE_36_GIB = 2 / 3, 3 / 4
 
 
 class Memory(NamedTuple):
-    """Bytes in all, and bytes that a new process could take."""
+    """Total bytes, and the bytes that a new process could use."""
 
     total: int
     free: int
 
 
 class Gpu(NamedTuple):
-    """A GPU: torch's name of its kind, its own name, its memory, its native 16-bit format."""
+    """A GPU: torch's name for its kind, its own name, its memory, and its native 16-bit dtype."""
 
-    kind: str  # "cuda" (also AMD's: torch calls them so) or "mps"
+    kind: str  # "cuda" (torch's name for AMD GPUs too) or "mps"
     name: str
     memory: Memory
     dtype: str
-    compute_capability: float | None = None  # NVIDIA's
+    compute_capability: float | None = None  # NVIDIA only
 
 
 def memory() -> Memory:
-    """Return the memory of this machine, or of the container that this process is in."""
+    """Return the main memory of this machine, or of the container that this process is in."""
     if sys.platform == "darwin":
         found = _mac_memory()
     elif sys.platform == "win32":
@@ -57,13 +58,13 @@ def memory() -> Memory:
 
 
 def gpus() -> list[Gpu]:
-    """Return the GPUs that torch could use here, the one with most free memory first."""
+    """Return the GPUs that torch could use here, those with most free memory first."""
     found = [*_nvidia(), *_amd(), *_apple()]
     return sorted(found, key=lambda gpu: gpu.memory.free, reverse=True)
 
 
 def cpu_dtype() -> str:
-    """Return `bfloat16` where the processor multiplies it by itself, else `float32`."""
+    """Return `bfloat16` if the processor has instructions for it, else `float32`."""
     if sys.platform == "darwin":
         return (
             "bfloat16" if _told("sysctl", "-n", "hw.optional.arm.FEAT_BF16") == "1" else "float32"
@@ -74,7 +75,7 @@ def cpu_dtype() -> str:
 
 
 def cpu_name() -> str:
-    """Return the processor in words."""
+    """Return the name of the processor."""
     if sys.platform == "darwin":
         return _told("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
     names = re.findall(r"^model name\s*: (.+)$", _read("/proc/cpuinfo"), flags=re.M)
@@ -94,7 +95,7 @@ def _mac_memory() -> Memory:
 
 def _windows_memory() -> Memory:
     # MEMORYSTATUSEX: two 32-bit numbers (its length, the load), then seven 64-bit ones, of which
-    # the first two are all and the free physical memory.
+    # the first two are the total and the free physical memory.
     status = (ctypes.c_uint64 * 8)()
     ctypes.cast(status, ctypes.POINTER(ctypes.c_uint32))[0] = ctypes.sizeof(status)
     ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined]
@@ -151,7 +152,7 @@ def _read(path) -> str:
 
 
 def _told(*command: str) -> str:
-    """What a program of the system says; nothing where there is none or it fails."""
+    """Return the output of a system command, or "" if it does not exist or fails."""
     try:
         ended = subprocess.run(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10, check=True

@@ -1,7 +1,7 @@
-"""How many bytes a model and its batch take, estimated from the architecture.
+"""Estimate how much memory a model and its batch need, from the model's architecture.
 
-Standard library only, and Python 3.8 reads it: the readiness check uses it before anything is
-installed, the engine for the same question afterwards.
+Standard library only, and compatible with Python 3.8, because the readiness check uses it before
+anything is installed. The engine uses the same estimates afterwards.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-STEP = 32  # the memory of a row is a multiple of so many positions
-# More did not pay on two cores (docs/LOG.md). A GPU's number is a guess: none was at hand.
+STEP = 32  # rows are allocated in multiples of this many positions
+# Larger batches brought no gain on two cores (docs/LOG.md). The number for GPUs is a guess.
 MOST_AUTO_SLOTS = {"cpu": 48, "cuda": 128, "mps": 48, "split": 48}
-# Rows of float32 logits that a slot takes at the busiest moment of a step: A, B, the model's own
-# output, the amplified row, the rule's difference, the sampler's and the measures' copies.
+# Rows of float32 logits per slot at the peak of a step: A, B, the model's own output, the amplified
+# row, the rule's difference, and the copies of the sampler and the measures.
 LOGITS_ROWS = 12
 
-# What config.json says of the two models whose size can be estimated before they are fetched.
+# From config.json of the two models whose size can be estimated before they are downloaded.
 MISTRAL_7B = {
     "model_type": "mistral",
     "vocab_size": 32_000,
@@ -37,20 +37,21 @@ SMOLLM2_135M = {
     "num_key_value_heads": 3,
     "tie_word_embeddings": True,
 }
-ESTIMATED_TYPES = ("llama", "mistral")  # gated MLP, no biases, root-mean-square norms
+ESTIMATED_TYPES = ("llama", "mistral")  # gated MLP, no biases, RMS norms
 
 
 def cache_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Layers, key-value heads and head size of a configuration."""
+    """Return the number of layers, of key-value heads, and the head size of a configuration."""
     heads = config["num_attention_heads"]
     size = config.get("head_dim") or config["hidden_size"] // heads
     return config["num_hidden_layers"], config.get("num_key_value_heads") or heads, size
 
 
 def parameters(config: Mapping[str, Any]) -> dict[str, int]:
-    """Count the parameters of a Llama or Mistral: in linear layers, embeddings, norms.
+    """Count the parameters of a Llama or Mistral model: in linear layers, embeddings and norms.
 
-    `linear_rows` is the number of outputs of all linear layers. Raises ValueError for other types.
+    config: as in config.json. `linear_rows` is the total number of outputs of the linear layers.
+    Raises ValueError for other model types.
     """
     if config.get("model_type") not in ESTIMATED_TYPES:
         allowed = ", ".join(ESTIMATED_TYPES)
@@ -68,11 +69,12 @@ def parameters(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def weight_bytes(config: Mapping[str, Any], quantization: str, itemsize: int) -> int:
-    """Return the bytes of the weights: `none`, `8bit` (LLM.int8) or `4bit` (NF4, nested).
+    """Return the bytes of the weights at `none`, `8bit` (LLM.int8) or `4bit` (NF4, nested).
 
-    Only linear layers are quantised, not the output head; the rest has `itemsize` bytes a number.
-    LLM.int8 keeps a float32 scale per row. NF4 keeps 4 bits a weight, an 8-bit scale per 64 of
-    them and a float32 per 256 scales (Dettmers et al. 2023, section 3).
+    Only linear layers are quantised, without the output head; all other weights take `itemsize`
+    bytes each. LLM.int8 keeps a float32 scale per row. NF4 keeps 4 bits per weight, an 8-bit scale
+    per 64 weights and a float32 per 256 scales (Dettmers et al. 2023, section 3). Raises ValueError
+    as `parameters` does.
     """
     count = parameters(config)
     whole = itemsize * (count["embeddings"] + count["norms"])
@@ -87,7 +89,10 @@ def weight_bytes(config: Mapping[str, Any], quantization: str, itemsize: int) ->
 def slot_bytes(
     cache: tuple[int, int, int], vocabulary: int, length: int, itemsize: int
 ) -> dict[str, int]:
-    """Return what one slot takes: two rows of `length` positions, and its rows of logits."""
+    """Return the bytes that one slot takes: two rows of `length` positions, and rows of logits.
+
+    cache: layers, key-value heads and head size (`cache_shape`). itemsize: bytes per cached number.
+    """
     layers, heads, size = cache
     position = 2 * layers * heads * size * itemsize
     return {
@@ -97,10 +102,13 @@ def slot_bytes(
 
 
 def choose_slots(device: str, bytes_per_slot: int, free_bytes: int) -> int:
-    """Return how many slots fit into half of the memory that is free beside the weights."""
+    """Return the number of slots that fit in half of the memory left free by the weights.
+
+    At most `MOST_AUTO_SLOTS` of the device; 0 if not even one fits.
+    """
     return max(0, min(MOST_AUTO_SLOTS[device], free_bytes // 2 // bytes_per_slot))
 
 
 def round_up(length: int) -> int:
-    """Return the multiple of STEP that `length` fits into."""
+    """Return the smallest multiple of STEP that is at least `length`."""
     return -(-length // STEP) * STEP

@@ -1,1 +1,1 @@
-"""Which model, where it is, and loading it."""
+"""Find, download and load models and adapters."""

@@ -1,7 +1,7 @@
-"""An adapter on a loaded model: a second tree of modules that shares every weight with the first.
+"""Put an adapter on a loaded model as a second tree of modules that shares all weights.
 
-Nothing is switched on or off. The model without the adapter is the model that was loaded, and no
-exception can leave it in another state; its weights are in memory once.
+Nothing is switched on or off. The model without the adapter is the model that was loaded, so no
+exception can leave it in another state, and its weights are in memory only once.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from ..errors import BadInput
 
 
 class Gate:
-    """Lets chosen rows of a forward go past the adapter, so that one forward reads both ways.
+    """A hook that lets chosen rows bypass the adapter, so that one forward pass serves A and B.
 
-    A hook of the low-rank products: where `rows` is False nothing is added to the base model's
-    layer. base: the model without the adapter. rows: (rows,) bool, or None for all.
+    It is attached to the low-rank products: where `rows` is False, nothing is added to the output
+    of the base model's layer. base: the model without the adapter. rows: (rows,) bool, or None if
+    all rows use the adapter.
     """
 
     def __init__(self, base: Any):
@@ -33,14 +34,14 @@ class Gate:
         self.rows: Tensor | None = None
 
     def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
-        """Return what the product adds, nothing in rows that do not take part."""
+        """Return the product with zeros in rows that bypass the adapter, or None for no change."""
         if self.rows is None:
             return None
         return output.masked_fill(~self.rows.view(-1, *[1] * (output.dim() - 1)), 0)
 
     @contextmanager
     def open_to(self, rows: Tensor) -> Iterator[None]:
-        """Have these rows go through the adapter, and all of them again afterwards."""
+        """Within this context only rows that are True use the adapter; afterwards all do."""
         self.rows = rows
         try:
             yield
@@ -49,23 +50,23 @@ class Gate:
 
 
 def gate_of(model: Any) -> Gate | None:
-    """Return the gate of a model with an adapter whose rows can be told apart, else None."""
+    """Return the gate of a model whose adapter can be bypassed by row, else None."""
     return getattr(model, "adapter_gate", None)
 
 
 def without_adapter(model: Any) -> Any:
-    """Return the model whose weights this one reads with: itself, or what a gate lets through."""
+    """Return the model behind a gated adapter, or `model` itself if it has no gate."""
     gate = gate_of(model)
     return gate.base if gate else model
 
 
 def with_adapter(model: Any, folder: Path) -> Any:
-    """Return `model` with the PEFT adapter of a folder; both share all weights.
+    """Return `model` with the PEFT adapter in a folder; the two share all of the model's weights.
 
-    The adapter's own weights are float32, as PEFT has it. Raises BadInput naming the folder when it
-    holds no adapter of weights, or one of another model.
+    The adapter's own weights are float32, which is PEFT's default. Raises BadInput naming the
+    folder when it holds no adapter of weights (such as LoRA), or one for another model.
     """
-    # PEFT imports it, and it tells of a kernel that it would like to fetch.
+    # PEFT imports bitsandbytes, which warns of a kernel that it would like to download.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from peft import PeftModel
 
@@ -74,13 +75,13 @@ def with_adapter(model: Any, folder: Path) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", message=".*is_gradient_checkpointing"
-            )  # PEFT's affair
-            # Weights that the file lacks would stay untrained, and that is only warned of.
+            )  # about PEFT's own code
+            # PEFT only warns of weights missing from the file, which would stay untrained.
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             adapted = PeftModel.from_pretrained(_sharing_copy(model), folder, is_trainable=False)
     except (BadInput, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # what a damaged or foreign adapter raises is not one type
+    except Exception as error:  # a damaged or foreign adapter can raise many types
         told = " ".join(str(error).split())
         raise BadInput(
             f"ADAPTER = {folder.name!r}: it does not fit {model.config.model_type!r} weights of "
@@ -101,10 +102,13 @@ def with_adapter(model: Any, folder: Path) -> Any:
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:
-    """Return a folder's adapter_config.json. Raises BadInput where there is none."""
+    """Return a folder's adapter_config.json.
+
+    Raises BadInput if it cannot be read, or if there is no adapter_model.safetensors beside it.
+    """
     path = folder / "adapter_config.json"
     try:
-        if (folder / "adapter_model.safetensors").is_file():  # what the run's name has the hash of
+        if (folder / "adapter_model.safetensors").is_file():  # its hash is in the run's name
             return json.loads(path.read_text("utf-8"))
         raise FileNotFoundError
     except (OSError, ValueError):
@@ -115,9 +119,9 @@ def adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def sharing(model: Any) -> dict[int, Any]:
-    """Return what a deep copy of a model must not copy: `copy.deepcopy`'s memo."""
+    """Return a memo for `copy.deepcopy` under which a copy of a model shares all of its weights."""
     kept = [*model.parameters(), *model.buffers()]
-    # What LLM.int8 keeps beside a weight moves into the layer's state when it is first used.
+    # On first use LLM.int8 moves what it keeps with a weight into the layer's state.
     kept += [m.state for m in model.modules() if hasattr(m, "state") and hasattr(m.state, "CB")]
     gate = gate_of(model)
     return {id(one): one for one in ([*kept, gate] if gate else kept)}
@@ -128,10 +132,10 @@ def _sharing_copy(model: Any) -> Any:
 
 
 def _low_rank_products(tree: Any) -> list[nn.Module]:
-    """The last product of each adapted layer; none when the adapter does more than add these.
+    """Return the second low-rank product of each adapted layer; [] if the adapter does more.
 
-    Rows cannot be told apart where whole layers are replaced, biases trained or weights rescaled
-    (DoRA): such an adapter is read in a forward of its own.
+    An adapter that replaces whole layers, trains biases or rescales weights (DoRA) cannot be
+    bypassed by row, and needs a forward pass of its own.
     """
     from peft.tuners.lora import Linear, LoraLayer
     from peft.tuners.tuners_utils import BaseTunerLayer

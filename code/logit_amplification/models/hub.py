@@ -1,4 +1,4 @@
-"""Fetch a model from the Hugging Face hub: only the files needed, checked, with errors in words."""
+"""Download a model from the Hugging Face hub, verify it, and explain errors in one line."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from .local import (
 )
 
 ATTEMPTS = 5
-# By name: huggingface_hub has changed the library that these come from, and may again.
+# By name, because huggingface_hub has changed its HTTP library before and may do so again.
 BROKEN = {"ReadError", "RemoteProtocolError", "ReadTimeout", "ConnectTimeout"}
 UNREACHABLE = BROKEN | {"ConnectError", "LocalEntryNotFoundError"}
 
 
 def fetch(model: str, revision: str) -> Path:
-    """Return the folder of a model's snapshot, fetching what the cache lacks of it.
+    """Return the folder of a model's snapshot; download what the cache lacks.
 
-    A download that breaks off resumes: at most 10 MB of a file are fetched again, or the whole file
-    where the connection was reset. Finished files are never fetched again.
-    Raises BadInput when the hub refuses, cannot be reached, or the disk is too small.
+    An interrupted download resumes: at most 10 MB of a file are downloaded again, or the whole file
+    if the connection was reset. Finished files are never downloaded again. Raises BadInput when the
+    hub refuses or cannot be reached, or when the disk is too small.
     """
     from huggingface_hub import constants, errors, snapshot_download
 
@@ -49,7 +49,7 @@ def fetch(model: str, revision: str) -> Path:
         bars = _Silent
         if not constants.is_offline_mode():
             remove_orphans(model)
-            # Without a network it cannot tell; the call below then does with what is here.
+            # Without a network a dry run fails; the call below then uses what is in the cache.
             with suppress(errors.DryRunError):
                 files = snapshot_download(**wanted, dry_run=True, tqdm_class=_Silent)
                 missing = [file.file_size or 0 for file in files if file.will_download]
@@ -59,14 +59,17 @@ def fetch(model: str, revision: str) -> Path:
 
 
 def refuse_faults(model: str, folder: Path) -> None:
-    """Raise BadInput when files of a model are missing or cut short; large ones are not read."""
+    """Raise BadInput when files of a model are missing or truncated.
+
+    Of weights only the headers are read.
+    """
     if found := faults(folder):
         todo = "" if Path(model).is_dir() else f"; mend it with: {FETCH}"
         raise BadInput(f"MODEL = {model!r}: {'; '.join(found)}{todo}")
 
 
 class _Fetching(Bar):
-    """Of huggingface_hub's three bars, the one that counts the bytes on disk."""
+    """Show only one of huggingface_hub's three bars: the one that counts the bytes on disk."""
 
     def __init__(self, *args: Any, desc: str = "", **options: Any):
         options.pop("name", None)  # some versions name their bars
@@ -75,7 +78,7 @@ class _Fetching(Bar):
         super().__init__(*args, **options)
 
     def set_description(self, *args: Any, **options: Any) -> None:
-        """Keep our own word for it; theirs comes when all is there."""
+        """Keep our own description; huggingface_hub sets its own when the download is complete."""
         self.refresh()
 
 
@@ -88,7 +91,7 @@ class _Silent(tqdm):
 
 
 def _patiently(download: Callable[[], str]) -> str:
-    """Try again after a connection that was reset; huggingface_hub goes on after the other ways."""
+    """Retry when a connection breaks; huggingface_hub itself resumes after other interruptions."""
     for _ in range(ATTEMPTS - 1):
         try:
             return download()
@@ -100,9 +103,10 @@ def _patiently(download: Callable[[], str]) -> str:
 
 
 def verify(model: str, folder: Path) -> list[str]:
-    """Compare the hash of every file of a snapshot with the hub's; remove and name the wrong ones.
+    """Compare the hashes of a snapshot's files with the hub's; delete and return wrong files.
 
-    SHA-256 of large files, git's SHA-1 of small ones. Raises BadInput when the hub cannot be asked.
+    SHA-256 for large files, git's SHA-1 for small ones. Raises BadInput when the hub cannot be
+    reached.
     """
     from huggingface_hub import HfApi
 
@@ -111,16 +115,16 @@ def verify(model: str, folder: Path) -> list[str]:
     wrong = [mismatch["path"] for mismatch in compared.mismatches]
     for name in wrong:
         path = folder / name
-        path.resolve().unlink()  # the blob that the snapshot's link leads to
+        path.resolve().unlink()  # the blob that the snapshot links to
         path.unlink(missing_ok=True)
     return wrong
 
 
 def remove_orphans(model: str) -> None:
-    """Delete what killed downloads of this model left half done.
+    """Delete partial files that killed downloads of this model have left behind.
 
-    huggingface_hub begins such a file anew under another name and would leave the old one forever.
-    A file whose lock another process holds is being fetched right now: it stays.
+    huggingface_hub restarts such a file under another name and would never delete the old one. A
+    file whose lock is held by another process is being downloaded right now, so it stays.
     """
     from filelock import FileLock, Timeout
 
@@ -148,7 +152,7 @@ def _check_disk(model: str, needed: int) -> None:
 
 @contextmanager
 def worded_errors(model: str, revision: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line that says what to do."""
+    """Turn what huggingface_hub raises into a BadInput: one line that says what to do."""
     from huggingface_hub import errors
 
     try:

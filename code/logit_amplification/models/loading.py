@@ -1,4 +1,4 @@
-"""Load one causal language model, once: the demo model, a Hugging Face id, or a folder."""
+"""Load a causal language model: the demo model, one from Hugging Face, or a local folder."""
 
 from __future__ import annotations
 
@@ -28,42 +28,43 @@ from .spec import ModelSpec, model_spec, other_spec
 from .weights import demo_folder, hash_weights, quiet_transformers
 
 BAR_AFTER = 2.0  # seconds: a small model needs no bar
-M_MMAP_THRESHOLD = -3  # of glibc's mallopt(3)
+M_MMAP_THRESHOLD = -3  # glibc's constant for mallopt(3)
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A causal language model in evaluation mode, its tokenizer, and where both came from.
 
-    others: what its contexts may be held against, by the names of sources: `model_b`, B's weights,
-    and `model_base`, what the difference is added to.
+    stop_ids: the token ids that end an answer. max_positions: the longest context, in tokens.
+    others: further weights by the name of their source: `model_b` for B, and `model_base` for the
+    model that the difference is added to.
     """
 
     model: Any
     tokenizer: Any
     stop_ids: frozenset[int]
     max_positions: int
-    info: dict[str, Any] = field(repr=False)  # what can change a token, for the record
-    folder: Path | None = None  # with its weights
+    info: dict[str, Any] = field(repr=False)  # what can change a token; part of the run's identity
+    folder: Path | None = None  # of the model's files
     others: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def device(self) -> torch.device:
-        """The device that input ids are put on; for vLLM's, the one that it runs on."""
+        """The device for input ids; with vLLM, the device that was chosen for it."""
         return torch.device(self.info["device"]) if self.is_elsewhere else self.model.device
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether the weights are in vLLM's process: `model` is its architecture alone."""
+        """Whether the weights are in vLLM's process, so that `model` is the architecture alone."""
         return self.model.device.type == "meta"
 
     @property
     def sources(self) -> dict[str, Any]:
-        """All weights by the name of their source, the model's own first."""
+        """All models by the name of their source, this model first."""
         return {"model": self.model, **self.others}
 
     def weight_bytes(self) -> int:
-        """Return what all weights take, in bytes, those that sources share once."""
+        """Return the bytes of all weights; weights that sources share count once."""
         parts = {
             id(part): part.nbytes
             for source in self.sources.values()
@@ -86,11 +87,12 @@ def load_model(
     """Load a model: `demo`, a Hugging Face id, a folder with safetensors, or what settings name.
 
     adapter: a folder with a PEFT adapter; A is the model with it, B without. model_b: another model
-    with the same vocabulary, which B is read with. model_base: one that the difference is added to.
-    A folder with an adapter as the `model` is what it was trained on, with it, for A and B alike.
+    with the same vocabulary, used for B. model_base: another one, which the difference is added to.
+    If `model` is a folder with an adapter, A and B both use the model that the adapter was trained
+    on, with the adapter.
 
-    The keywords take the place of what settings say. By default the demo model is not quantised
-    and others are in `8bit`; `revision`, `dtype` and `device` are chosen (`auto`). Raises BadInput
+    Keywords override what settings say. By default the demo model is not quantised and others are
+    in `8bit`; `revision`, `dtype` and `device` are chosen automatically (`auto`). Raises BadInput
     when there is no such model, or when it cannot be loaded here.
     """
     choices = {"revision": revision, "quantization": quantization, "dtype": dtype, "device": device}
@@ -112,7 +114,7 @@ def load_model(
 
 
 def _refuse_missing(spec: ModelSpec) -> None:
-    """Raise BadInput, before anything is loaded, for folders that are not there."""
+    """Raise BadInput, before anything is loaded, for folders that do not exist."""
     if spec.adapter:
         adapter_config(Path(spec.adapter).expanduser())
     for setting in ("model_b", "model_base"):
@@ -123,7 +125,7 @@ def _refuse_missing(spec: ModelSpec) -> None:
 
 
 def _refuse_what_vllm_has_not(spec: ModelSpec, is_adapter: bool) -> None:
-    """Raise BadInput for weights that the engine for vLLM cannot be given."""
+    """Raise BadInput for models and settings that the vLLM engine cannot use."""
     if is_adapter:
         raise BadInput(
             f"MODEL = {spec.model!r} is an adapter; allowed with ENGINE = vllm: its model, and the "
@@ -148,7 +150,7 @@ def _refuse_what_vllm_has_not(spec: ModelSpec, is_adapter: bool) -> None:
 
 
 def _as_one(folder: Path, spec: ModelSpec) -> LoadedModel:
-    """A folder with an adapter as one model: what it was trained on, with it."""
+    """Load a folder with an adapter as one model: the model it was trained on, with the adapter."""
     trained_on = adapter_config(folder).get("base_model_name_or_path")
     if not trained_on:
         raise BadInput(f"MODEL = {spec.model!r}: its adapter_config.json names no base model")
@@ -157,7 +159,7 @@ def _as_one(folder: Path, spec: ModelSpec) -> LoadedModel:
 
 
 def _adapted(loaded: LoadedModel, folder: Path) -> LoadedModel:
-    """The model with an adapter, and without it as what it is held against."""
+    """Return the model with an adapter, and the model without it as `model_b`."""
     trained_on = adapter_config(folder).get("base_model_name_or_path") or "an unnamed model"
     if Path(trained_on).name != Path(loaded.info["name"]).name:
         print(f"The adapter {folder.name} says that it was trained on {trained_on}")
@@ -172,7 +174,10 @@ def _adapted(loaded: LoadedModel, folder: Path) -> LoadedModel:
 
 
 def _beside(loaded: LoadedModel, setting: str, other: LoadedModel) -> LoadedModel:
-    """Put another model's weights beside. Raises BadInput unless a token is the same to both."""
+    """Add another model's weights as the source `setting`.
+
+    Raises BadInput unless both have the same vocabulary with the same ids.
+    """
     names = loaded.info["name"], other.info["name"]
     sizes_of_vocabulary = loaded.info["vocabulary"], other.info["vocabulary"]
     if len(set(sizes_of_vocabulary)) > 1:
@@ -201,7 +206,7 @@ def _load(spec: ModelSpec) -> LoadedModel:
     device = choose_device(spec.device)
     dtype = choose_dtype(spec.dtype, device)
     refuse_what_cannot_work(spec, device, dtype)
-    if spec.model == MISTRAL:  # known without fetching 14 GB first
+    if spec.model == MISTRAL:  # its size is known without downloading 14 GB first
         refuse_what_cannot_fit(spec, device, dtype, sizes.MISTRAL_7B)
     folder, origin = find_model(spec)
     hub.refuse_faults(spec.model, folder)
@@ -231,7 +236,7 @@ def _load(spec: ModelSpec) -> LoadedModel:
                     )
         except torch.OutOfMemoryError:
             raise BadInput(f"MODEL = {spec.model!r}: out of memory on {device}") from None
-        except Exception as error:  # what a damaged or foreign folder raises is not one type
+        except Exception as error:  # a damaged or foreign folder can raise many types
             told = f"cannot be loaded: {type(error).__name__}: {_first_line(error)}"
             raise BadInput(f"MODEL = {spec.model!r} {told}") from error
     model.requires_grad_(False).eval()
@@ -254,7 +259,7 @@ def _load(spec: ModelSpec) -> LoadedModel:
         model,
         tokenizer,
         stop_ids=_stop_ids(model, tokenizer),
-        # The slot cache keeps every position, so a sliding window must never begin to slide.
+        # The slot cache keeps every position, so a sliding window must never start to slide.
         max_positions=min(positions, window) if window else positions,
         info=info,
         folder=folder,
@@ -262,7 +267,7 @@ def _load(spec: ModelSpec) -> LoadedModel:
 
 
 def placed(spec: ModelSpec, device: torch.device) -> dict[str, Any]:
-    """Return where transformers is to put the weights: on one device, or as accelerate plans it."""
+    """Return `from_pretrained`'s arguments for placement: one device, or as accelerate plans it."""
     if spec.device != "split":
         return {"device_map": {"": device}}
     return {
@@ -273,7 +278,7 @@ def placed(spec: ModelSpec, device: torch.device) -> dict[str, Any]:
 
 
 def _without_weights(folder: Path, dtype: torch.dtype) -> Any:
-    """Return a model's architecture alone, on torch's device `meta`: who calls it is told why."""
+    """Return a model's architecture alone, on torch's `meta` device; calling it raises BadInput."""
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     with torch.device("meta"):
@@ -292,13 +297,14 @@ def _without_weights(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def refuse_what_cannot_work(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
-    """Raise BadInput for a precision that this device or installation does not have."""
+    """Raise BadInput for a precision that this device or installation does not support."""
     if spec.quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
         raise BadInput(
             f"QUANTIZATION = {spec.quantization!r}: bitsandbytes is not installed; "
             "allowed without it: none"
         )
-    # LLM.int8 needs int8 tensor cores (bitsandbytes' installation guide); AMD counts otherwise.
+    # LLM.int8 needs int8 tensor cores (bitsandbytes' installation guide). AMD GPUs number their
+    # capabilities differently.
     nvidia = device.type == "cuda" and torch.version.hip is None
     if nvidia and spec.quantization == "8bit":
         capability = torch.cuda.get_device_capability(device)
@@ -314,7 +320,10 @@ def refuse_what_cannot_work(spec: ModelSpec, device: torch.device, dtype: torch.
 def refuse_what_cannot_fit(
     spec: ModelSpec, device: torch.device, dtype: torch.dtype, config: dict[str, Any]
 ) -> None:
-    """Raise BadInput when the weights alone are larger than all of the device's memory."""
+    """Raise BadInput when the weights alone exceed the device's total memory.
+
+    config: as in config.json; a type whose size cannot be estimated passes.
+    """
     on_gpu = device.type == "cuda"
     memory = torch.cuda.mem_get_info(device)[1] if on_gpu else hardware.memory().total
     try:
@@ -322,7 +331,7 @@ def refuse_what_cannot_fit(
             name: sizes.weight_bytes(config, name, dtype.itemsize)
             for name in ("none", "8bit", "4bit")
         }
-    except (ValueError, KeyError, TypeError):  # a size that cannot be estimated
+    except (ValueError, KeyError, TypeError):  # the size cannot be estimated
         return
     if weights[spec.quantization] > memory and spec.device != "split":
         fitting = [name for name, size in weights.items() if size < memory]
@@ -340,7 +349,7 @@ def quantization_config(name: str, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     # In 8 bit it warns per layer and step that bfloat16 inputs are cast, in 4 bit on a CPU of a
-    # kernel that it would like to fetch: nothing that a user could do anything about.
+    # kernel that it would like to download. A user can do nothing about either.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if name == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
@@ -353,7 +362,10 @@ def quantization_config(name: str, dtype: torch.dtype) -> Any:
 
 
 def find_model(spec: ModelSpec) -> tuple[Path, dict[str, Any]]:
-    """Return the local folder of the model, fetching it if need be, and its revision and hashes."""
+    """Return the model's local folder, downloading it if needed, and its revision and hashes.
+
+    Raises BadInput for a path that is no folder, and as `hub.fetch` does.
+    """
     if spec.model == DEMO:
         return demo_folder()
     folder = Path(spec.model).expanduser()
@@ -366,10 +378,10 @@ def find_model(spec: ModelSpec) -> tuple[Path, dict[str, Any]]:
 
 
 def keep_heap_tight() -> None:
-    """Have large blocks given back when they are freed (Linux with glibc; for the whole process).
+    """Make glibc return large blocks to the system when they are freed, in the whole process.
 
-    Quantised layers are packed and, on a CPU, unpacked at every step. glibc learns to keep such
-    blocks: Mistral in 4 bit would take 6.7 GB, not 4.8.
+    Quantised layers are packed and, on a CPU, unpacked at every step. By default glibc adapts and
+    keeps such blocks: Mistral in 4 bit would take 6.7 GB instead of 4.8. No effect without glibc.
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
@@ -377,7 +389,7 @@ def keep_heap_tight() -> None:
 
 @contextmanager
 def progress_shown() -> Iterator[None]:
-    """Have transformers show how far it is with the weights, in a bar of ours."""
+    """Show the progress of loading weights, which transformers reports, in our own bar."""
     from transformers.utils import logging as hf_logging
 
     def bar(_factory: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Bar:
@@ -391,7 +403,7 @@ def progress_shown() -> Iterator[None]:
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends an answer: the generation config lists one or several."""
+    """Return every id that ends an answer: the generation config's (one or several) and the EOS."""
     listed = model.generation_config.eos_token_id
     ids = listed if isinstance(listed, list) else [listed]
     return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)

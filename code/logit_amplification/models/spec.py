@@ -1,4 +1,4 @@
-"""Which model is to be loaded, how, and what it is held against; checked before any work."""
+"""Which model to load, how, and what to compare it with; validated before any work."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ MAY_BE_EMPTY = (*OTHERS, "max_memory")
 class ModelSpec:
     """A model and how to load it: names, revisions and values as in `Settings`.
 
-    quantization: None is `none` for the demo model and `8bit` for others. Raises BadInput naming
-    what is allowed.
+    quantization: None means `none` for the demo model and `8bit` for others; `full` means `none`.
+    Raises BadInput, naming what is allowed, for a value that is not.
     """
 
     model: str
@@ -58,15 +58,16 @@ class ModelSpec:
 
     @property
     def memory(self) -> dict[int | str, str] | None:
-        """`max_memory` as accelerate takes it; None: what is free."""
+        """`max_memory` as a dictionary for accelerate; None means all free memory."""
         parts = (part.split("=") for part in self.max_memory.replace(" ", "").split(",") if part)
         return {int(n) if n.isdigit() else n: size for n, size in parts} or None
 
 
 def model_spec(model: Any, **choices: str | None) -> ModelSpec:
-    """Return the spec of a name, of a folder, or of anything with a spec's attributes (Settings).
+    """Return the spec of a name, of a folder, or of an object with a spec's attributes (Settings).
 
-    choices that are not None take the place of what `model` says. Raises BadInput.
+    Choices that are not None override what `model` says. Raises BadInput for any other kind of
+    `model`, and as `ModelSpec` does.
     """
     given = {name: value for name, value in choices.items() if value is not None}
     if isinstance(model, str | Path):
@@ -80,8 +81,11 @@ def model_spec(model: Any, **choices: str | None) -> ModelSpec:
 
 
 def other_spec(spec: ModelSpec, name: str) -> ModelSpec:
-    """Return the spec of MODEL_B or MODEL_BASE: `ID`, or `ID@REVISION`, loaded as the model is."""
-    folder = Path(name).expanduser().is_dir()  # whose name may have an @
+    """Return the spec of MODEL_B or MODEL_BASE, loaded like `spec`.
+
+    name: `ID`, `ID@REVISION` or a folder. Raises BadInput as `ModelSpec` does.
+    """
+    folder = Path(name).expanduser().is_dir()  # its name may contain an @
     model, _, revision = (name, "", "") if folder else name.partition("@")
     choices = {choice: getattr(spec, choice) for choice in (*CHOICES, "max_memory")}
     return ModelSpec(model, revision or "auto", **choices)

@@ -1,4 +1,4 @@
-"""The files of a model: their hashes, and the demo model as a folder of safetensors."""
+"""Hash a model's files, and convert the demo model to a folder of safetensors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .local import DEMO_INSTALL, DEMO_PACKAGE, WANTED_FILES
 
 
 def hash_weights(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every weight, configuration and tokenizer file in `folder`."""
+    """Return the SHA-256 of every weight, configuration and tokenizer file in `folder`, by name."""
     names = sorted({path for pattern in WANTED_FILES for path in folder.glob(pattern)})
     return {path.name: _sha256(path) for path in names}
 
 
 def _sha256(path: Path) -> str:
-    # The hub's cache names the blob of a large file by its SHA-256: no need to read 14 GB again.
+    # The hub's cache names the blob of a large file by its SHA-256, which saves reading 14 GB.
     blob = path.resolve().name
     if path.is_symlink() and len(blob) == 64:
         return blob
@@ -38,10 +38,12 @@ def _sha256(path: Path) -> str:
 
 
 def demo_folder() -> tuple[Path, dict[str, Any]]:
-    """Return the demo model as a folder of safetensors, made once from the package's GGUF file.
+    """Return the demo model's folder of safetensors, and its revision and hashes.
 
-    Reading the GGUF takes some 20 seconds each time, the folder one. Its weights are the GGUF's
-    4-bit weights, dequantised to float32 by transformers: ordinary linear layers.
+    The folder is made once from the package's GGUF file, because reading the GGUF takes about 20
+    seconds each time, and reading the folder one second. Its weights are the GGUF's 4-bit weights,
+    dequantised to float32 by transformers, in ordinary linear layers. Raises BadInput when the
+    package is not installed.
     """
     spec = importlib.util.find_spec(DEMO_PACKAGE)
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
@@ -60,10 +62,10 @@ def _convert_demo(gguf: Path, folder: Path) -> None:
 
     print("Unpacking the demo model (once, about 20 seconds) ...", flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # A folder of its own per process, renamed when complete: two first starts cannot clash.
+    # Each process writes a folder of its own and renames it when complete, so two cannot clash.
     with (
         quiet_transformers(),
-        redirect_stderr(io.StringIO()),  # a progress bar that has no switch
+        redirect_stderr(io.StringIO()),  # hides a progress bar that cannot be turned off
         tempfile.TemporaryDirectory(dir=folder.parent) as scratch,
     ):
         made = Path(scratch) / "model"
@@ -78,13 +80,13 @@ def _convert_demo(gguf: Path, folder: Path) -> None:
         try:
             os.replace(made, folder)
         except OSError:
-            if not folder.is_dir():  # another process was faster: fine
+            if not folder.is_dir():  # otherwise another process was faster, which is fine
                 raise
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' progress bars and advice out of the notebook; its errors still come."""
+    """Silence transformers' progress bars and advice within this context, but not its errors."""
     from transformers.utils import logging as hf_logging
 
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()

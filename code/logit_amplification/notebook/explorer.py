@@ -3,13 +3,14 @@
     explore(model, pairs)
 
 Only ipywidgets' own widgets are used, so it works wherever they do: JupyterLab, Jupyter Notebook,
-VS Code. Where there are none, a still picture takes its place.
+VS Code, Voilà. Where there are none, a still picture takes its place.
 """
 
 from __future__ import annotations
 
 import asyncio
 import html
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -20,13 +21,12 @@ from IPython.display import HTML
 from ..errors import BadInput
 from ..logits.amplification import Rule, amplify
 from ..logits.next_token import HIGH, LOW, STEP
-from ..logits.vocabulary import PER_TOKEN
 from ..models.loading import LoadedModel
 from ..prompts.pairs import Message, PromptPair, is_raw, make_pair, prefill_of
-from ..reports.figures.token_view import FULL_COLOUR, shade
 from ..settings import Settings, load_settings
-from .exploration import Exploration, Text, first_difference
+from .exploration import Exploration, Text
 from .next_token_view import next_token_html, side_by_side
+from .text_column import TextColumn
 
 try:
     import ipywidgets as widgets
@@ -35,14 +35,18 @@ except ImportError:
 
 STILL_ALPHAS = (0.0, 0.5, 1.0, 2.0, 4.0)
 TYPED = "typed"
-SHADES = 8
-SHOWN = ("kl_amplified_a", "nll_a", "rank_a", "entropy")  # when the mouse rests on a token
+START = 2.0  # where the slider stands at first: what amplification does can be seen
+OPENING_SECONDS = 20  # on a slow machine the first texts are cut, and no cell waits for them
 STYLE = """<style>
 .lda-texts .lda-token {width: auto; min-width: 0; height: auto; margin: 0; padding: 0;
   line-height: 1.7; white-space: pre; box-shadow: none; border-radius: 2px; flex: none}
 .lda-texts .lda-token:focus-visible {outline: 2px solid #0072B2; outline-offset: 1px}
 .lda-texts .lda-token.lda-parts {border-left: 4px solid #CC2277}
 .lda-texts .lda-token.lda-at-hand {outline: 3px solid #CC2277; outline-offset: 0; z-index: 1}
+</style>"""
+COPY_STYLE = """<style>
+.lda-copy code {display: block; white-space: pre-wrap; overflow-wrap: anywhere; color: inherit;
+  background: none; font-size: 12px; line-height: 1.4; margin-top: .3em}
 </style>"""
 
 
@@ -52,20 +56,47 @@ def explore(
     settings: Settings | None = None,
     *,
     rule: Rule = amplify,
+    alphas: Sequence[float] = (0.0, 1.0, START),
 ) -> Any:
     """Return the explorer for a cell to show; without ipywidgets, a still picture of it.
 
     settings: sampling, seed and length; by default those of `.env` and the environment. rule: as
-    in `sweep`.
+    in `sweep`. alphas: texts of the first pair that are there when it opens, as far as they get in
+    `OPENING_SECONDS`; empty for none. Raises BadInput for more than `MOST_TEXTS` of them.
     """
     exploration = Exploration(model, settings or load_settings(), rule)
     exploration.read(pairs[0])
-    return Explorer(exploration, pairs) if widgets else HTML(_still(exploration))
+    trouble = _first_texts(exploration, alphas)
+    if widgets is None:
+        return HTML(_alert(trouble) + _still(exploration))
+    opened = Explorer(exploration, pairs)
+    opened.status.value = _alert(trouble)
+    return opened
+
+
+def _first_texts(exploration: Exploration, alphas: Sequence[float]) -> str:
+    """Make the texts of the start; what a rule does wrong is returned, and the rest goes on."""
+    until = time.monotonic() + OPENING_SECONDS
+    try:
+        for _ in exploration.generating([float(alpha) for alpha in alphas]):
+            if time.monotonic() > until:
+                exploration.stop()
+    except BadInput as error:
+        return str(error)
+    return ""
+
+
+def _alert(trouble: str) -> str:
+    return f'<b role="alert">error: {html.escape(trouble)}</b>' if trouble else ""
 
 
 def _still(exploration: Exploration) -> str:
-    """The first token at a few alphas."""
-    return side_by_side(exploration.choice, STILL_ALPHAS, exploration.token_text)
+    """The first token at a few alphas, and the texts."""
+    texts = "".join(
+        f"<p><b>alpha {text.alpha:g}</b> {html.escape(''.join(exploration.token_texts(text)))}</p>"
+        for text in exploration.texts
+    )
+    return side_by_side(exploration.choice, STILL_ALPHAS, exploration.token_text) + texts
 
 
 class Explorer:
@@ -83,12 +114,13 @@ class Explorer:
         }
         self.raw = {side: _raw_box(side) for side in "AB"}
         self.alpha = widgets.FloatSlider(
-            value=0.0, min=LOW, max=HIGH, step=STEP, description="alpha", readout_format=".2f"
+            value=START, min=LOW, max=HIGH, step=STEP, description="alpha", readout_format=".2f"
         )
         self.alpha.layout.width = "100%"
         self.place = widgets.HTML()
         self.bars = widgets.HTML()
         self.status = widgets.HTML()
+        self.line = widgets.HTML()
         self.others = widgets.Text(value="0, 1, 2", description="Alphas")
         self.texts = widgets.Box()
         self.texts.add_class("lda-texts")
@@ -142,6 +174,7 @@ class Explorer:
                 ),
                 self.status,
                 self.texts,
+                self.line,
             ]
         )
 
@@ -174,7 +207,7 @@ class Explorer:
             yield
         except Exception as error:
             told = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
-            self.status.value = f'<b role="alert">error: {html.escape(told)}</b>'
+            self.status.value = _alert(told)
 
     # ------------------------------------------------------------------- reading, looking
 
@@ -239,6 +272,7 @@ class Explorer:
         self.bars.value = next_token_html(
             self.state.choice, self.alpha.value, self.state.token_text
         )
+        self.line.value = copy_button(self.state.as_python(self.alpha.value))
 
     # ------------------------------------------------------------------------- generating
 
@@ -284,70 +318,18 @@ class Explorer:
             self._look(text, place)
 
 
-class TextColumn:
-    """A text whose tokens are buttons; the first that differs from the reference is marked."""
-
-    def __init__(self, text: Text, clicked: Callable[[int], None]):
-        self.text, self.clicked = text, clicked
-        self.head = widgets.HTML()
-        self.tokens = widgets.Box(layout=widgets.Layout(flex_flow="row wrap"))
-        self.root = widgets.VBox([self.head, self.tokens])
-        self.styles: dict[int, Any] = {}
-        self.at_hand: int | None = None
-
-    def refresh(self, shown: Sequence[str], reference: Text) -> None:
-        """Show the tokens that there are by now."""
-        have = list(self.tokens.children)
-        for button, token in zip(have, shown, strict=False):
-            if button.description != _readable(token):  # a character that was half there
-                button.description = _readable(token)
-        if len(have) < len(shown):
-            new = [self._button(place, shown[place]) for place in range(len(have), len(shown))]
-            self.tokens.children = (*have, *new)
-        ids, others = self.text.generation.token_ids, reference.generation.token_ids
-        parts = first_difference(ids, others)
-        for place, button in enumerate(self.tokens.children):
-            _set_class(button, "lda-parts", place == parts)
-        self.head.value = f"<b>alpha {self.text.alpha:g}</b>, {self._told(parts, reference)}"
-
-    def mark(self, place: int | None) -> None:
-        """Mark the token that is looked at."""
-        for number, button in enumerate(self.tokens.children):
-            _set_class(button, "lda-at-hand", number == place)
-
-    def _told(self, parts: int | None, reference: Text) -> str:
-        generation = self.text.generation
-        ended = {"eos": "ended", "length": "cut at the limit", None: "growing or stopped"}
-        told = f"{len(generation.token_ids)} tokens, {ended.get(generation.finish_reason, 'error')}"
-        if generation.error:
-            told += f": {html.escape(generation.error)}"
-        if parts is not None:
-            told += f"; parts from alpha {reference.alpha:g} at token {parts + 1} (marked)"
-        elif self.text is not reference:
-            told += f"; so far as alpha {reference.alpha:g}"
-        return told
-
-    def _button(self, place: int, token: str) -> Any:
-        measures = dict(zip(PER_TOKEN, self.text.generation.per_token[place], strict=True))
-        level = round(min(measures["kl_amplified_a"], FULL_COLOUR) / FULL_COLOUR * SHADES)
-        button = widgets.Button(
-            description=_readable(token),
-            tooltip="\n".join(f"{name}: {measures[name]:.3g}" for name in SHOWN),
-            style=self._style(level),
-        )
-        button.add_class("lda-token")
-        button.on_click(lambda _: self.clicked(place))
-        return button
-
-    def _style(self, level: int) -> Any:
-        """Tokens of one shade share a style: a message less for each."""
-        if level not in self.styles:
-            background, ink = shade(level / SHADES * FULL_COLOUR)
-            self.styles[level] = widgets.ButtonStyle(button_color=background, text_color=ink)
-        return self.styles[level]
-
-
 # ---------------------------------------------------------------------------------------- parts
+
+
+def copy_button(line: str) -> str:
+    """Return a button that copies a line of Python, and the line to select where it cannot."""
+    shown = html.escape(line)
+    return (
+        f'{COPY_STYLE}<div class="lda-copy"><button type="button" data-line="{shown}" onclick="'
+        "navigator.clipboard.writeText(this.dataset.line)"
+        ".then(() => {this.textContent = 'Copied'})\">Copy as Python</button>"
+        f"<code>{shown}</code></div>"
+    )
 
 
 def parse_alphas(text: str) -> list[float]:
@@ -380,11 +362,6 @@ def _system(chat: Sequence[Message]) -> str:
     return chat[0]["content"] if chat[0]["role"] == "system" else ""
 
 
-def _readable(token: str) -> str:
-    """What stands on a token's button: never nothing."""
-    return token.replace("\n", "⏎") or "·"
-
-
 def _raw_box(side: str) -> Any:
     return widgets.Checkbox(
         description=f"{side} is raw text",
@@ -403,8 +380,3 @@ def _button(label: str, tooltip: str) -> Any:
     return widgets.Button(
         description=label, tooltip=tooltip, layout=widgets.Layout(width="max-content", flex="none")
     )
-
-
-def _set_class(widget: Any, name: str, wanted: bool) -> None:
-    if wanted != (name in widget._dom_classes):
-        (widget.add_class if wanted else widget.remove_class)(name)

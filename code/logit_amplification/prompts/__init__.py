@@ -1,1 +1,1 @@
-"""Prompt pairs: read them, check them, render them with the model's chat template."""
+"""Prompt pairs: reading, validating and rendering them with the model's chat template."""

@@ -14,8 +14,8 @@ TAKES = {"words": "words separated by |", "language": "an ISO 639-1 code, as es"
 class Attribute:
     """A measure of a text, and the direction in which A should differ from B.
 
-    name: out of `ATTRIBUTES`. sign: +1 or -1. argument: the words of `words`, or the code of
-    `language`, else empty.
+    name: a key of `ATTRIBUTES`. sign: +1 or -1. argument: the words for `words`, the code for
+    `language`, otherwise empty.
     """
 
     name: str
@@ -23,13 +23,17 @@ class Attribute:
     argument: str = ""
 
     def __str__(self) -> str:
-        """As the prompt file has it."""
+        """As it is written in the prompt file."""
         told = f": {self.argument}" if self.argument else ""
         return f"{'+' if self.sign > 0 else '-'}{self.name}{told}"
 
 
 def parse_attribute(text: str, place: str) -> Attribute | None:
-    """Read `+sentiment`, `-n_words` or `+words: arr|ahoy`; None for nothing. Raises BadInput."""
+    """Parse an attribute such as `+sentiment`, `-n_words` or `+words: arr|ahoy`; None if empty.
+
+    place: where the text was read, for error messages. Raises BadInput for an unknown sign or name,
+    and for an argument that is missing or not expected.
+    """
     if not text.strip():
         return None
     name, _, argument = (part.strip() for part in text.strip()[1:].partition(":"))

@@ -1,4 +1,4 @@
-"""From chats to token ids: the model's chat template, or Mistral's own way without one."""
+"""Turn chats into token ids, with the chat template or in Mistral's own format."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from typing import Any
 from ..errors import BadInput
 from .pairs import Message, PromptPair, is_raw, prefill_of
 
-MARK = "\ue000{}\ue001"  # from Unicode's private use area: no template writes it
+MARK = "\ue000{}\ue001"  # from Unicode's private use area, so no template writes it
 
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """The token ids of the chats, each ending where the assistant's answer begins or goes on."""
+    """A pair's chats as token ids, each ending where generation begins, after any prefill."""
 
     pair: PromptPair
     ids_a: tuple[int, ...]
     ids_b: tuple[int, ...]
     ids_p: tuple[int, ...] | None = None  # of A's paraphrase
-    ids_base: tuple[int, ...] | None = None  # of what the difference is added to
+    ids_base: tuple[int, ...] | None = None  # of the context that the difference is added to
 
 
 def is_mistral_v1(tokenizer: Any) -> bool:
-    """Whether a chat is written `<s>[INST] text [/INST]answer</s>`, without tokens of its own.
+    """Whether chats are written `<s>[INST] text [/INST]answer</s>`, and `[INST]` is no token.
 
-    So are Mistral 7B Instruct v0.1 and v0.2, at every revision of their chat template.
+    True for Mistral 7B Instruct v0.1 and v0.2, at every revision of their chat template.
     """
     try:
         text = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
-    except Exception:  # a template may raise what it likes
+    except Exception:  # a template may raise any exception
         return False
     known = tokenizer.get_vocab()
     return text.replace(" ", "") == "<s>[INST]x[/INST]" and "[INST]" not in known
 
 
 def accepts_system_role(tokenizer: Any) -> bool:
-    """Whether the chat template renders a system message (some refuse it, some drop it)."""
+    """Whether the chat template renders a system message (some refuse it, others drop it)."""
     probe = [{"role": "system", "content": "PROBE-7391"}, {"role": "user", "content": "x"}]
     try:
         return "PROBE-7391" in tokenizer.apply_chat_template(probe, tokenize=False)
-    except Exception:  # templates refuse with jinja2's TemplateError or whatever they raise
+    except Exception:  # jinja2's TemplateError, or anything else that a template raises
         return False
 
 
 def describe_chat(tokenizer: Any) -> dict[str, str]:
-    """Say for the metadata how chats become tokens, and what becomes of a system message."""
+    """Describe for the metadata how chats are tokenised and how system messages are treated."""
     folded = "folded into the first user message"
     if is_mistral_v1(tokenizer):
         return {"format": "Mistral v1, turn by turn as mistral-common does", "system_role": folded}
@@ -57,7 +57,7 @@ def describe_chat(tokenizer: Any) -> dict[str, str]:
 
 
 def fold_system(chat: Sequence[Message]) -> list[Message]:
-    """Put the system text in front of the first user text, as mistral-common does."""
+    """Prepend the system text to the first user text, as mistral-common does."""
     if chat[0]["role"] != "system":
         return list(chat)
     system, first, *rest = chat
@@ -69,15 +69,16 @@ def encode_pairs(
 ) -> list[EncodedPair]:
     """Render and tokenise the chats of every pair.
 
-    Text of the user never becomes a control token, whatever it says. Raises BadInput when a prompt
-    and its answer do not fit into `max_positions`, or when the template refuses a chat or puts two
-    begin-of-sequence tokens in front.
+    Text in a chat never becomes a control token, whatever it says; only a raw text may contain
+    them. Raises BadInput when a prompt and its answer (`max_new_tokens`) do not fit in
+    `max_positions`, when there is no chat template or it refuses a chat, and when the ids start
+    with two begin-of-sequence tokens.
     """
     by_turns = is_mistral_v1(tokenizer)
     keep_role = not by_turns and accepts_system_role(tokenizer)
 
     def read(chat: Sequence[Message]) -> list[int]:
-        if is_raw(chat):  # as it is: what looks like a control token is one
+        if is_raw(chat):  # tokenised unchanged: what looks like a control token is one
             return tokenizer(chat[0]["content"])["input_ids"]
         chat = list(chat) if keep_role else fold_system(chat)
         if by_turns:
@@ -116,9 +117,9 @@ def encode_pairs(
 
 
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> Iterator[str]:
-    """Yield the text that each token adds; "" for one that is a part of a character only.
+    """Yield the text that each token adds; "" for a token that leaves a character unfinished.
 
-    What a token adds depends on those in front of it; eight of them are enough.
+    What a token adds depends on the tokens before it; eight of them are enough.
     """
     shown = 0  # the first token whose text has not been shown
     for end in range(1, len(ids) + 1):
@@ -132,17 +133,17 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> Iterator[str]:
 
 
 def _text_ids(tokenizer: Any, text: str) -> list[int]:
-    """The ids of plain text: what looks like a control token is text too."""
+    """Return the ids of plain text, with anything that looks like a control token spelled out."""
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def _mistral_v1_ids(tokenizer: Any, chat: Sequence[Message]) -> list[int]:
-    """Encode each turn by itself, as Mistral's own library does and the model was trained with.
+    """Encode each turn by itself, as Mistral's library mistral-common does and as in training.
 
-    Revisions of the chat template differ from that and from each other in spaces around turns.
+    Revisions of the chat template differ from that, and from each other, in spaces around turns.
     """
-    # SentencePiece puts a space in front of every piece of text. Some conversions of the tokenizer
-    # do so only where there is none: these get it from us.
+    # SentencePiece puts a space in front of every text. Some conversions of the tokenizer do so
+    # only if the text has none; with those we add the space ourselves.
     adds_none = _text_ids(tokenizer, " x") == _text_ids(tokenizer, "x")
     space = " " if adds_none else ""
     ids = [tokenizer.bos_token_id]
@@ -151,13 +152,17 @@ def _mistral_v1_ids(tokenizer: Any, chat: Sequence[Message]) -> list[int]:
             ids += _text_ids(tokenizer, f"{space}[INST] {message['content']} [/INST]")
         else:
             ids += _text_ids(tokenizer, space + message["content"])
-            if message is not chat[-1]:  # else the answer goes on
+            if message is not chat[-1]:  # the last one is a prefill, which the answer continues
                 ids.append(tokenizer.eos_token_id)
     return ids
 
 
 def _template_ids(tokenizer: Any, chat: Sequence[Message]) -> list[int]:
-    """Encode what the chat template writes; control tokens are those that the template wrote."""
+    """Encode a chat with the template; only what the template itself writes is a control token.
+
+    Control tokens that occur in the text are replaced by marks before rendering and put back as
+    plain text afterwards. Raises ValueError where that is not possible.
+    """
 
     def rendered(replacement: Mapping[str, str]) -> str:
         replaced = []
@@ -183,7 +188,7 @@ def _template_ids(tokenizer: Any, chat: Sequence[Message]) -> list[int]:
     controls = sorted((token.content for token in added if token.special), key=len, reverse=True)
     found = [c for c in controls if any(c in message["content"] for message in chat)]
     if not found:
-        # The template has written its own special tokens: adding more would double the BOS.
+        # The template writes special tokens itself, so adding them here would double the BOS.
         text = rendered({})
         return tokenizer(text, add_special_tokens=False)["input_ids"]
     marks = {control: MARK.format(number) for number, control in enumerate(found)}

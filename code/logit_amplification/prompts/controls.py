@@ -1,4 +1,4 @@
-"""Control pairs that are derived from the prompt pairs."""
+"""Derive control pairs from the prompt pairs: swapped, shuffled and paraphrase."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from ..errors import BadInput
 from .pairs import Message, PromptPair
 
-NULL_CATEGORY = "control"  # not "null": readers of the CSV take that word for no value
+NULL_CATEGORY = "control"  # not "null": pandas reads that word in a CSV as a missing value
 
 
 def with_controls(pairs: Sequence[PromptPair], controls: Sequence[str]) -> list[PromptPair]:
-    """Return the pairs and, behind them, the controls that are derived from them.
+    """Return the pairs, followed by the control pairs derived from them.
 
-    `swapped` amplifies B against A, `shuffled` A against the B of another pair, and `paraphrase` A
-    against A in other words, for the pairs that have these. Raises BadInput where there are none.
+    `swapped` contrasts B with A, `shuffled` A with the B of another pair, and `paraphrase` A with
+    its paraphrase, for pairs that have one. Raises BadInput when no pair allows a control, or when
+    an id of the prompt file equals that of a derived control.
     """
     made = list(pairs)
     plain = [pair for pair in pairs if not pair.control]
@@ -48,7 +49,10 @@ def _swapped(pairs: Sequence[PromptPair]) -> Derived:
 
 
 def _shuffled(pairs: Sequence[PromptPair]) -> Derived:
-    """Half the list further on, for neighbours are often of one family; then the next that fits."""
+    """Take the B of the pair half a list further on, or of the next one after it that differs.
+
+    Neighbours in the list often share a family, so their B's would be too similar.
+    """
     made: Derived = []
     for place, pair in enumerate(pairs):
         first = place + len(pairs) // 2
@@ -60,7 +64,7 @@ def _shuffled(pairs: Sequence[PromptPair]) -> Derived:
 
 
 def _paraphrase(pairs: Sequence[PromptPair]) -> Derived:
-    """Both read with A's weights: what other words alone do."""
+    """Read both sides with A's weights, so that only the wording differs."""
     return [
         (pair, (pair.a, pair.paraphrase), (pair.sources[0], pair.sources[0], *pair.sources[2:]))
         for pair in pairs

@@ -1,6 +1,6 @@
-"""Read prompt pairs from a file, or the built-in ones by name.
+"""Read prompt pairs from a CSV, JSON or JSONL file, or use the built-in pairs.
 
-Reading never guesses: a file with a fault is refused with one line that names file and place.
+Nothing is guessed: a file with a fault is refused, with one line that names the file and the row.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ def read_pairs(
     controls: Sequence[str] = (),
     sources: tuple[str, ...] = ONE_MODEL,
 ) -> list[PromptPair]:
-    """Read the pairs of a .csv, .json or .jsonl file; a null pair is added when it has none.
+    """Read the pairs of a .csv, .json or .jsonl file; add a null pair if it has none.
 
-    The null pair (category `control`) holds the first pair's A against itself: a control that alpha
-    must not move. path: None is the built-in file, "demo" those of its pairs that are enough to see
-    what the workbench does. controls: see `with_controls`. sources: the weights that A and B are
-    read with, as `Settings.sources` has them. Raises BadInput naming the file and the row.
+    The null pair (category `control`) contrasts the first pair's A with itself, a control on which
+    alpha must have no effect. path: None is the built-in file; "demo" is a subset of it that is
+    enough to show what the workbench does. controls: see `with_controls`. sources: the names of the
+    weights that A, B and the base are read with, as in `Settings.sources`. Raises BadInput that
+    names the file and the row.
     """
     subset = DEMO if path is not None and str(path) == DEMO else ""
     path = shipped_file("prompt_pairs.csv") if path is None or subset else Path(path)
-    same = (sources[0], sources[0], *sources[2:])  # a null pair is read with A's weights alone
+    same = (sources[0], sources[0], *sources[2:])  # a null pair uses A's weights on both sides
     pairs: list[PromptPair] = []
     seen: set[str] = set()
     for place, row in _rows(path):
@@ -59,7 +60,7 @@ def read_pairs(
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (place, row) of a prompt file, where place is worded for an error message."""
+    """Yield (place, row) of a prompt file; place is text for an error message, like `line 2`."""
     readers = {".csv": _csv_rows, ".json": _json_rows, ".jsonl": _jsonl_rows}
     if path.suffix.lower() not in readers:
         raise BadInput(f"PROMPTS = {str(path)!r}; allowed: demo, or a .csv, .json or .jsonl file")

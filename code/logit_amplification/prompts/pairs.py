@@ -1,4 +1,4 @@
-"""A prompt pair: a chat to amplify (A), one to hold against it (B), and what makes it valid."""
+"""A prompt pair: the chat to amplify (A), the chat to contrast it with (B), and validation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .attribute import Attribute, parse_attribute
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant" | "raw", "content": "..."}
 
 ROLES = ("user", "system", "prefill", "raw")
-LISTS = ("a", "b", "p", "base")  # A, B, A's paraphrase, and what the difference is added to
+LISTS = ("a", "b", "p", "base")  # A, B, A's paraphrase, and the context that A - B is added to
 CHATS = (
     *("a_user", "b_user", "a_system", "b_system", "p_user", "p_system"),
     *("a_prefill", "b_prefill", "p_prefill", "a_raw", "b_raw", "p_raw"),
@@ -23,37 +23,37 @@ CHATS = (
 )
 COLUMNS = ("id", "category", *CHATS, "family", "subset", "attribute")
 FIELDS = (*COLUMNS, *LISTS)
-ONE_MODEL = ("model", "model")  # the names of the weights that A and B are read with
+ONE_MODEL = ("model", "model")  # names of the weights that A and B are read with
 
 
 @dataclass(frozen=True)
 class PromptPair:
-    """One contrast: chat `a` is amplified, chat `b` is what it is held against."""
+    """One contrast: chat `a` is amplified, and chat `b` is what it is compared with."""
 
     id: str
     category: str
     a: tuple[Message, ...]
     b: tuple[Message, ...]
     paraphrase: tuple[Message, ...] | None = None  # A in other words
-    family: str = ""  # what it shares a text with: the unit of all intervals; "" is the pair alone
-    attribute: Attribute | None = None  # what A should have more of than B, declared beforehand
-    derived: str = ""  # how `with_controls` made it
-    origin: str = ""  # the pair that it was made from, whose random numbers it shares
-    sources: tuple[str, ...] = ONE_MODEL  # the weights that A, B and the base are read with
-    base: tuple[Message, ...] | None = None  # what is read with the base's weights, if not A's chat
+    family: str = ""  # pairs that share a text, the unit of all intervals; "": the pair alone
+    attribute: Attribute | None = None  # what A should have more of than B, or less
+    derived: str = ""  # the control that `with_controls` made; "" if none
+    origin: str = ""  # id of the pair it was derived from, whose random numbers it shares
+    sources: tuple[str, ...] = ONE_MODEL  # names of the weights of A, B and the base
+    base: tuple[Message, ...] | None = None  # read with the base's weights; None: A's chat
 
     @property
     def control(self) -> str:
-        """Which control it is, or "" if its effect is what is asked for.
+        """The name of the control that this pair is, or "" if it is none.
 
-        In a `null` pair A and B are the same chat, read with the same weights, so that alpha can
-        change nothing.
+        In a `null` pair A and B are the same chat, read with the same weights, so alpha has no
+        effect.
         """
         return self.derived or ("null" if self._sides[0] == self._sides[1] else "")
 
     @property
     def unit(self) -> str:
-        """What is resampled: the family, or the pair itself."""
+        """The unit of resampling: the family, or the pair's own id if it has none."""
         return self.family or self.id
 
     @property
@@ -62,9 +62,9 @@ class PromptPair:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with a chat, and with what it is read with.
+        """16 hexadecimal digits of a SHA-256 over the chats and the weights they are read with.
 
-        The paraphrase is one of the chats: every answer is scored under it.
+        The paraphrase counts as one of the chats, because every answer is scored under it.
         """
         more = [] if set(self.sources) == {"model"} else [self.sources]
         more += [{"p": self.paraphrase}] if self.paraphrase else []
@@ -74,10 +74,11 @@ class PromptPair:
 
 
 def make_pair(row: Any, place: str, sources: tuple[str, ...] = ONE_MODEL) -> PromptPair:
-    """Build one pair out of a row of columns, or out of ready message lists under `a` and `b`.
+    """Build a pair from a row of columns, or from a row with message lists under `a` and `b`.
 
-    sources: the weights that A, B and the base are read with. Where B has weights of its own, its
-    chat is A's unless the row gives one.
+    place: where the row was read, for error messages. sources: the names of the weights that A, B
+    and the base are read with. If B has its own weights, its chat defaults to A's. Raises BadInput
+    for a row that is not valid.
     """
     if not isinstance(row, dict):
         raise BadInput(f"{place}: a pair is an object with {', '.join(FIELDS)}, not {row!r:.40}")
@@ -111,7 +112,7 @@ def make_pair(row: Any, place: str, sources: tuple[str, ...] = ONE_MODEL) -> Pro
 def _chats(
     row: Mapping[str, Any], name: str, place: str, sources: tuple[str, ...]
 ) -> tuple[tuple[Message, ...] | None, ...]:
-    """Return A, B, the paraphrase of A and the base's chat; the last two may be None."""
+    """Return the chats of A, B, A's paraphrase and the base; the last two may be None."""
     if any(side in row for side in LISTS):
         if extra := [column for column in CHATS if row.get(column)]:
             raise BadInput(f"{place}: give either message lists a and b or {extra[0]}, not both")
@@ -127,7 +128,7 @@ def _chats(
     if not (a["user"].strip() or a["raw"].strip()):
         raise BadInput(f"{place}: a_user is empty; the pair {name!r:.60} needs a user text")
     own_weights = sources[1] != sources[0]
-    # B has no system text but its own, unless it is told apart by its weights alone.
+    # B does not inherit A's system text, unless B differs from A in its weights alone.
     b = a if own_weights and not any(given["b"].values()) else _filled(given["b"], a, "system")
     chats = [a, b] + [
         _filled(given[side], a) if any(given[side].values()) else None for side in ("p", "base")
@@ -136,7 +137,10 @@ def _chats(
 
 
 def _filled(given: dict[str, str], a: dict[str, str], *but: str) -> dict[str, str]:
-    """A side's texts, those of A where it has none; the user's text or a raw one, not both."""
+    """Return a side's texts, with those of A where it has none, except for the roles in `but`.
+
+    A side has a user text or a raw text, not both. With a raw text nothing of A is used.
+    """
     filled = {role: text or ("" if role in but else a[role]) for role, text in given.items()}
     for role, other in (("user", "raw"), ("raw", "user")):
         if given[role] and not given[other]:
@@ -147,7 +151,7 @@ def _filled(given: dict[str, str], a: dict[str, str], *but: str) -> dict[str, st
 
 
 def _chat(texts: dict[str, str], place: str) -> tuple[Message, ...]:
-    """The messages of a side; a raw text is one message, and stands alone."""
+    """Return the messages of a side; a raw text is a single message without any others."""
     if texts["raw"]:
         if other := [role for role in ROLES[:3] if texts[role]]:
             raise BadInput(f"{place}: a raw text stands alone; allowed: no {other[0]} beside it")
@@ -160,19 +164,21 @@ def _chat(texts: dict[str, str], place: str) -> tuple[Message, ...]:
 
 
 def is_raw(chat: Sequence[Message]) -> bool:
-    """Whether a chat is a text that goes to the model as it is, without a chat template."""
+    """Whether a chat is a raw text, which goes to the model without a chat template."""
     return chat[0]["role"] == "raw"
 
 
 def prefill_of(chat: Sequence[Message]) -> str:
-    """Return the beginning of the answer that a chat gives, "" if it gives none."""
+    """Return the beginning of the answer that a chat prescribes, or "" if there is none."""
     return chat[-1]["content"] if chat[-1]["role"] == "assistant" else ""
 
 
 def _checked_chat(messages: Any, place: str) -> tuple[Message, ...]:
-    """Hold a chat to: at most one system text, first; then user and assistant in turn.
+    """Return the messages of a valid chat. Raises BadInput for any other.
 
-    It may end with the beginning of an answer; a raw text stands alone.
+    Valid is at most one system text, which comes first, and then user and assistant texts in
+    alternation. The last may be an assistant text, with which the answer begins. A raw text must be
+    the only message.
     """
     if not isinstance(messages, list) or not messages:
         raise BadInput(f"{place}: a list of messages is expected, not {messages!r:.40}")
@@ -196,6 +202,6 @@ def _checked_chat(messages: Any, place: str) -> tuple[Message, ...]:
 
 
 def _refuse_surrogates(text: str, place: str) -> None:
-    """JSON can write half a character, which no file or tokenizer takes."""
+    """Raise BadInput for half of a surrogate pair, which is valid in JSON but not in UTF-8."""
     if found := re.search("[\ud800-\udfff]", text):
         raise BadInput(f"{place} has a lone surrogate, U+{ord(found[0]):04X}: no text has that")

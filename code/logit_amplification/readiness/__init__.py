@@ -1,1 +1,4 @@
-"""Will a model run here, and at which precision? Standard library only."""
+"""Check whether a model will run on this machine, and at which precision.
+
+Standard library only.
+"""

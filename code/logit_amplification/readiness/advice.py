@@ -1,4 +1,4 @@
-"""The readiness check in words: for a terminal, for the notebook before it loads, and as JSON."""
+"""Format the readiness check as text for a terminal or the notebook, and as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .precision import Option, gigabytes, precisions, tips
 
 
 def lines(found: Readiness) -> Iterator[str]:
-    """Yield the answer for people, line by line."""
+    """Yield the result as text, line by line."""
     width = max(len(check.name) for check in found.checks)
     for check in found.checks:
         yield f"{'[' + check.level + ']':<6} {check.name:<{width}}  {check.text}"
@@ -27,7 +27,7 @@ def lines(found: Readiness) -> Iterator[str]:
 
 
 def precision_table(found: Readiness) -> Iterator[str]:
-    """Yield the table of precisions and what to set, line by line."""
+    """Yield the table of precisions and the recommended settings, line by line."""
     if found.options:
         yield f"{found.plan.model}, contexts of up to {found.plan.length} tokens; GB:"
         yield (
@@ -48,7 +48,10 @@ def precision_table(found: Readiness) -> Iterator[str]:
 
 
 def before_loading(settings: Any) -> Iterator[str]:
-    """Yield which model is about to be loaded and how large it is, then what is more exact."""
+    """Yield which model is about to be loaded and its size, then any more exact option that fits.
+
+    settings: valid `Settings`. Raises BadInput for a bad prompt file.
+    """
     plan, _ = plan_of(settings)
     config = model_config(plan)
     here = (hardware.memory(), hardware.gpus())
@@ -56,20 +59,24 @@ def before_loading(settings: Any) -> Iterator[str]:
     chosen = next((one for one in options if one.quantization == plan.quantization), None)
     taken = f"; its weights take {gigabytes(chosen.weights)} of memory" if chosen else ""
     yield f"About to load {without_secrets(plan.model)}: {_whereabouts(plan, config)}{taken}"
-    by_default = "quantization" not in settings.model_fields_set  # who has chosen need not be told
+    # An explicit choice of precision gets no advice.
+    by_default = "quantization" not in settings.model_fields_set
     if chosen and by_default and _none_fits_too(chosen, options):
         asked = f"QUANTIZATION={chosen.quantization} (the default)"
         yield f"{asked}; none would fit here too and is more exact: QUANTIZATION=none"
 
 
 def other_model(settings: Any) -> str:
-    """How to take the demo model in the notebook, or Mistral if the demo model is chosen."""
+    """Return how to use the demo model in the notebook, or Mistral if the demo model is chosen.
+
+    settings: valid `Settings`. Raises BadInput for a bad prompt file.
+    """
     plan, _ = plan_of(settings)
     if plan.model != DEMO:
         return 'For the demo model instead: PARAMETERS = {"model": "demo"}, or run make lab'
     mistral = plan._replace(model=MISTRAL, revision=chosen_revision(MISTRAL, "auto"))
     size = _whereabouts(mistral, sizes.MISTRAL_7B)
-    # Whoever set the demo model in the environment has set its precision there too.
+    # Where the environment sets the demo model, it sets that model's precision too.
     parameters = json.dumps({"model": MISTRAL, "quantization": "8bit"})
     return f"For Mistral 7B instead ({size}): PARAMETERS = {parameters}"
 
@@ -87,7 +94,7 @@ def _none_fits_too(chosen: Option, options: list[Option]) -> bool:
 
 
 def as_json(found: Readiness) -> str:
-    """Return the answer for machines."""
+    """Return the result as JSON text, with sizes in bytes."""
     options = [
         dict(option._asdict(), needed=option.needed, fits=option.fits) for option in found.options
     ]

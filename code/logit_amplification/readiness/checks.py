@@ -1,7 +1,8 @@
-"""Will the workbench run here, and at which precision? Asked before anything is fetched.
+"""Check, before any download, whether the workbench will run here and at which precision.
 
-Standard library only, and Python 3.8 reads it: it must be able to say what is missing. Settings are
-read through `settings` where its libraries are installed; before that the defaults count.
+Standard library only, and compatible with Python 3.8, because it must be able to say what is
+missing. Settings are read through `settings` if its libraries are installed; otherwise the defaults
+apply.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from .precision import PROCESS_BYTES, Option, gigabytes, precisions, tips
 
 OLDEST_PYTHON = (3, 10)
 BRINGS_THEM = "the installation (make demo, or pip install -r requirements.txt) brings them"
-# Tokens of the longest built-in prompt with Mistral's tokenizer or the demo model's (a test counts
-# them), and of an answer by default: what the default sweep's memory is estimated with.
+# The default sweep's memory is estimated with the tokens of the longest built-in prompt, by
+# Mistral's or the demo model's tokenizer (a test counts them), and of an answer by default.
 BUILT_IN_PROMPT, NEW_TOKENS = 352, 100
-CHARACTERS_PER_TOKEN = 3  # of other prompts, whose tokenizer is not at hand: rather too few
+CHARACTERS_PER_TOKEN = 3  # for other prompts, as no tokenizer is loaded; low, to overestimate
 
 
 class Check(NamedTuple):
-    """One line of the answer: `OK`, `WARN` or `FAIL`, and what to do about it."""
+    """One line of the result: the level (`OK`, `WARN` or `FAIL`), its name, and what to do."""
 
     level: str
     name: str
@@ -46,7 +47,7 @@ class Check(NamedTuple):
 
 
 class Readiness(NamedTuple):
-    """Everything found."""
+    """The complete result of the readiness check."""
 
     plan: Plan
     checks: list[Check]
@@ -56,14 +57,14 @@ class Readiness(NamedTuple):
 
     @property
     def ready(self) -> bool:
-        """Whether the recommended setting will run."""
+        """Whether the recommended settings will run: an option fits and no check fails."""
         return bool(self.recommended) and all(check.level != "FAIL" for check in self.checks)
 
 
 def check_machine(model: str | None = None, settings: Any = None) -> Readiness:
     """Check this machine for `settings`, or for those found in .env and the environment.
 
-    model: another one than they name.
+    model: used instead of the one that .env and the environment name; ignored with `settings`.
     """
     plan, environment = plan_of(settings) if settings else _read_settings(model)
     held, gpus = hardware.memory(), hardware.gpus()
@@ -108,7 +109,10 @@ def _read_settings(model: str | None) -> tuple[Plan, Check]:
 
 
 def plan_of(settings: Any) -> tuple[Plan, Check]:
-    """Read what is to be run out of valid settings. Raises BadInput for a bad prompt file."""
+    """Return what valid settings ask to run, and the check of .env.
+
+    Raises BadInput for a bad prompt file.
+    """
     from ..prompts.files import read_pairs
 
     longest = BUILT_IN_PROMPT
@@ -146,7 +150,10 @@ def _python() -> Check:
 
 
 def _packages() -> Check:
-    """Compare what is installed with requirements.txt: it judges no machine, so it never fails."""
+    """Compare the installed packages with requirements.txt.
+
+    The level is WARN at worst, because this says nothing about the machine.
+    """
     wanted = dict(_requirements())
     missing = [name for name in wanted if _installed(name) is None]
     wrong = [
@@ -161,10 +168,10 @@ def _packages() -> Check:
 
 
 def _requirements() -> Iterator[tuple[str, str]]:
-    """Yield the name and the versions of each package in requirements.txt."""
+    """Yield the name and the allowed versions of each package in requirements.txt."""
     if locations.IN_CHECKOUT:
         lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    else:  # the list came with the installation
+    else:  # an installation has the list in its metadata
         lines = metadata.requires(locations.NAME) or []
     for line in lines:
         parts = re.fullmatch(r"([A-Za-z0-9_.-]+)\s*([^#]*)", line.strip())
@@ -180,7 +187,7 @@ def _installed(name: str) -> str | None:
 
 
 def satisfies(version: str, wanted: str) -> bool:
-    """Whether a version meets a list like `>=1.2,<2`. Pre-releases and local parts do not count."""
+    """Whether a version meets a list like `>=1.2,<2`; pre-release and local parts are ignored."""
 
     def numbers(text: str) -> list[int]:
         found = [int(part) for part in re.findall(r"\d+", re.split(r"[+a-z]", text.strip())[0])]
@@ -227,7 +234,7 @@ def _disk(plan: Plan, fetched: int) -> Check:
         place = place.parent
     free = shutil.disk_usage(str(place)).free
     text = f"{gigabytes(free)} free in {place}"
-    needed = fetched + (600_000_000 if plan.model == DEMO else 0)  # unpacked to float32
+    needed = fetched + (600_000_000 if plan.model == DEMO else 0)  # unpacked to float32, in bytes
     if free < needed:
         todo = "make room" if plan.model == DEMO else "make room, or set HF_HOME to another disk"
         return Check("FAIL", "disk", f"{text}; needed are {gigabytes(needed)}: {todo}")
@@ -235,7 +242,7 @@ def _disk(plan: Plan, fetched: int) -> Check:
 
 
 def _token(plan: Plan, fetched: int) -> Iterator[Check]:
-    """Whether there is a token, never which; the hub is asked whether the model needs one."""
+    """Say whether there is a token, never which; ask the hub whether the model needs one."""
     if plan.model == DEMO or Path(plan.model).expanduser().is_dir():
         return
     name, text = "HF token", "present" if hub_token() else "none"

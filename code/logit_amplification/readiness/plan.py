@@ -1,4 +1,4 @@
-"""What is to be run, and how much of its model is on this machine or the hub."""
+"""What is to be run, and how much of its model must still be downloaded."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ HUB_SECONDS = 2
 
 
 class Plan(NamedTuple):
-    """What is to be run: settings where they can be read, else the defaults."""
+    """What is to be run: the settings if they can be read, otherwise the defaults."""
 
     model: str
     revision: str
-    length: int  # positions of the longest context with its answer
+    length: int  # positions of the longest context including its answer
     slots: int | None  # None: auto
     device: str
     quantization: str
@@ -41,18 +41,21 @@ class Plan(NamedTuple):
     model_base: str = ""
 
     def other(self, name: str) -> Plan:
-        """The plan of MODEL_B or MODEL_BASE: another model, loaded as this one is."""
+        """Return the plan for MODEL_B or MODEL_BASE: another model, loaded like this one."""
         model, _, revision = name.partition("@")
         return self._replace(model=model, revision=chosen_revision(model, revision or "auto"))
 
     @property
     def others(self) -> list[Plan]:
-        """The plans of the models beside."""
+        """The plans for MODEL_B and MODEL_BASE, if they are set."""
         return [self.other(name) for name in (self.model_b, self.model_base) if name]
 
 
 def model_config(plan: Plan) -> dict | None:
-    """The model's architecture: its own config.json, here or on the hub, or what is known of it."""
+    """Return the model's config.json, from this machine or the hub, or as built in.
+
+    None if there is none, or if it is not of a type whose size can be estimated.
+    """
     if plan.model == DEMO:
         return sizes.SMOLLM2_135M
     folder = local_folder(plan)
@@ -69,13 +72,16 @@ def model_config(plan: Plan) -> dict | None:
 
 
 def local_folder(plan: Plan) -> Path | None:
-    """Where the model lies on this machine, if it does."""
+    """Return the model's folder on this machine, or None if it has none."""
     folder = Path(plan.model).expanduser()
     return folder if folder.is_dir() else snapshot_folder(plan.model, plan.revision)
 
 
 def weights_to_fetch(plan: Plan, config: dict | None) -> int:
-    """Return the bytes that are still to be fetched before the model is whole; 0 if it is here."""
+    """Return the bytes that are still to be downloaded; 0 if the model is complete.
+
+    1 means that something is missing, but its size is not known.
+    """
     if plan.model == DEMO:
         return 0 if importlib.util.find_spec(DEMO_PACKAGE) else 100_000_000
     folder = local_folder(plan)
@@ -86,14 +92,18 @@ def weights_to_fetch(plan: Plan, config: dict | None) -> int:
 
 
 def hub_token() -> str:
-    """The hub's token from the environment or where its tools save it, else nothing."""
+    """Return the hub's token from the environment or the file that its tools write, else ""."""
     home = os.environ.get("HF_HOME") or str(cache_folder().parent)
     saved = Path(os.environ.get("HF_TOKEN_PATH") or home + "/token").expanduser()
     return os.environ.get("HF_TOKEN") or (saved.read_text().strip() if saved.is_file() else "")
 
 
 def ask_hub(path: str, plan: Plan) -> tuple[dict | None, int]:
-    """Ask the hub for a JSON object; None, and the HTTP status or 0, if it gives none in time."""
+    """Ask the hub for a JSON object; return it, or None, with the HTTP status.
+
+    The status is 0 when the hub is not asked (local folder, offline mode), does not answer within
+    `HUB_SECONDS` or answers with something that is not JSON.
+    """
     if plan.model.startswith((".", "~", "/")) or os.environ.get("HF_HUB_OFFLINE", "0") != "0":
         return None, 0
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"

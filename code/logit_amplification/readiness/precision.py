@@ -1,4 +1,4 @@
-"""Which precisions of a model fit a device, estimated from its architecture."""
+"""Estimate from a model's architecture which precisions fit in a device's memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import NamedTuple
 from ..machine import hardware, sizes
 from .plan import Plan, model_config
 
-QUANTIZATIONS = ("none", "8bit", "4bit")  # the better first: docs/METHODOLOGY.md, Precision
+QUANTIZATIONS = ("none", "8bit", "4bit")  # best first: docs/METHODOLOGY.md, Precision
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
-# Bytes of Python with torch and transformers loaded, and of a GPU's context and workspaces beside.
+# Bytes of Python with torch and transformers loaded, and of a GPU's context and workspaces.
 PROCESS_BYTES = 900_000_000
 
 
 class Option(NamedTuple):
-    """One precision on one device: the bytes of the default sweep there, and whether it fits."""
+    """One precision on one device: the bytes that the sweep needs there, and whether it fits."""
 
     device: str
     quantization: str
@@ -26,32 +26,33 @@ class Option(NamedTuple):
     logits: int
     beside: int  # Python, its libraries, the GPU's context
     free: int
-    slots: int  # 0: not one fits
+    slots: int  # 0: not even one fits
 
     @property
     def needed(self) -> int:
-        """Bytes in all."""
+        """Total bytes needed."""
         return self.weights + self.keys_and_values + self.logits + self.beside
 
     @property
     def fits(self) -> bool:
-        """Whether at least one generation can be made."""
+        """Whether at least one slot fits, so that generations can be made."""
         return self.slots > 0
 
 
 def precisions(
     plan: Plan, config: dict, held: hardware.Memory, gpus: list[hardware.Gpu]
 ) -> Iterator[Option]:
-    """Yield every precision on the GPU with most memory, then on the CPU: the better first.
+    """Yield every precision, best first, on the GPU with most free memory, then on the CPU.
 
-    None where the size of what stands beside the model is not known.
+    `split` comes last: unquantised weights over all devices. Only devices that the plan allows are
+    included. Yields nothing if the size of MODEL_B or MODEL_BASE is not known.
     """
     beside = [model_config(other) for other in plan.others]
     if None in beside:
         return
     places = [(gpu.kind, gpu.memory.free, gpu.dtype, QUANTIZATIONS) for gpu in gpus[:1]]
     places.append(("cpu", held.free, hardware.cpu_dtype(), QUANTIZATIONS))
-    # Over all of them; what is left goes to the disk, which is not counted. Only whole weights can.
+    # `split` uses all devices and then the disk, which is not counted. It cannot be quantised.
     together = held.free + sum(gpu.memory.free for gpu in gpus)
     places.append(("split", together, places[0][2], ("none",)))
     for kind, free, native, quantizations in places:
@@ -64,15 +65,15 @@ def precisions(
 def option(
     plan: Plan, configs: list[dict], device: str, free: int, quantization: str, dtype: str
 ) -> Option:
-    """Estimate the default sweep at one precision on a device with `free` bytes.
+    """Estimate the sweep's memory at one precision on a device with `free` bytes.
 
-    configs: of the model, and of what stands beside it.
+    configs: those of the model, of MODEL_B and of MODEL_BASE, as far as they are set.
     """
     itemsize = ITEMSIZE[dtype]
     config, *beside = configs
     weights = sum(sizes.weight_bytes(one, quantization, itemsize) for one in configs)
     weights += _adapter_bytes(plan)
-    # A row for A, one for B, which may be read with other weights, and one for a base.
+    # One row for A, one for B, which may have its own weights, and one for a base.
     rows_of_a_slot = [config, *([] if plan.model_b else [config]), *beside]
     parts = [
         sizes.slot_bytes(sizes.cache_shape(one), config["vocab_size"], plan.length, itemsize)
@@ -89,16 +90,16 @@ def option(
 
 
 def _adapter_bytes(plan: Plan) -> int:
-    """What an adapter takes in memory, in float32; its file mostly has 16 bit."""
+    """Return an adapter's bytes in memory: float32, twice its file, which is mostly 16-bit."""
     files = Path(plan.adapter).expanduser().glob("*.safetensors") if plan.adapter else ()
     return 2 * sum(path.stat().st_size for path in files)
 
 
 def tips(option: Option) -> str:
-    """The settings that an option stands for, as they are written in .env."""
+    """Return the settings that select an option, as they are written in .env."""
     return f"QUANTIZATION={option.quantization} DEVICE={option.device}"
 
 
 def gigabytes(count: float) -> str:
-    """Bytes in words: 10^9, as files and weights are counted."""
+    """Format bytes as GB of 10^9 bytes, the unit in which files and weights are counted."""
     return f"{count / 1e9:.1f} GB"

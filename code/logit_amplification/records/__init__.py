@@ -1,1 +1,4 @@
-"""What a run leaves on disk: the journal and the artifact files. No torch."""
+"""What a run leaves on disk: the journal, claims and artifact files.
+
+This folder does not import torch.
+"""

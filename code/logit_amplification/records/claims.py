@@ -1,12 +1,13 @@
-"""Who makes what, where several processes share a run: files that only one of them can create.
+"""Divide a run among several processes, which claim pieces of work by creating files.
 
-The cells of a plan fall into *pieces*, some cells of one pair, so that its contexts are read once.
-A process claims a piece by creating its file in a folder that all of them see, and marks it when it
-is done. Each process shows that it lives by a file that changes (`<writer>.beat`). Where one stops
-changing, what its process held and had not finished is taken over: another process creates the
-file of the piece's next turn. No clocks of two machines are compared, and nothing is deleted while
-anybody works, so a network file system will do. A process that was only slow makes a piece twice:
-the same cells, the same tokens.
+The cells of a plan are cut into *pieces*: some cells of one pair, so that its contexts are read
+only once. A process claims a piece by creating its file (`<piece>.<turn>`) in a folder that all
+processes share, and creates `<piece>.done` when it has finished. Each process keeps changing a file
+of its own, `<writer>.beat`, to show that it is alive. When that file stops changing, the others
+take over the pieces that its process had claimed but not finished: one of them creates the file of
+the piece's next turn. The clocks of two machines are never compared, and nothing is deleted while
+anybody works, so a network file system is enough. If a process was only slow, its piece is made
+twice: the same cells with the same tokens.
 """
 
 from __future__ import annotations
@@ -24,47 +25,48 @@ from typing import Any, NamedTuple
 from ..errors import BadInput
 
 BEAT_SECONDS = 2.0
-# Twice as long as Linux may keep what it has read of a file on NFS (acregmax).
+# Twice as long as Linux may trust what it has cached of a file on NFS (acregmax).
 LAPSE_SECONDS = 120.0
-LOOK_SECONDS = 1.0  # between two looks at what the others have left, at least
-LOOKING_SHARE = 20  # and this many times as long as the last one took
+LOOK_SECONDS = 1.0  # the shortest pause between two listings of the folder
+LOOKING_SHARE = 20  # the pause is at least this many times as long as the last listing took
 
 
 class Made(NamedTuple):
-    """How many generations a process has made, and how many tokens they have."""
+    """How many generations have been made, and how many tokens they have."""
 
     generations: int
     tokens: int
 
 
 class Alone:
-    """What one process is to make that shares with none: all of it."""
+    """The share of a single process, which is everything. It has the interface of `Claims`."""
 
     def __init__(self, items: Sequence[Hashable]):
         self.all = items
 
     def items(self, look: Callable[[], None] = lambda: None) -> Iterator[Any]:
-        """Yield all there is to make."""
+        """Yield all items."""
         return iter(self.all)
 
     def finished(self, item: Hashable, tokens: int) -> None:
-        """Nobody else needs to know."""
+        """Do nothing, since there is no other process to tell."""
 
     def alive(self) -> AbstractContextManager[None]:
-        """Nobody else needs to know."""
+        """Return a context that does nothing, since there is no other process to tell."""
         return nullcontext()
 
     def made_by_others(self) -> Made:
-        """Nothing."""
+        """Return zero, since there are no other processes."""
         return Made(0, 0)
 
 
 class Claims:
-    """The pieces of one sweep, as one of the processes that share it sees them.
+    """The pieces of one sweep, as seen by one of the processes that share it.
 
-    folder: of this sweep alone, and there. pieces: the same on all processes; their items are
-    hashable and none stands in two. start: the piece to begin with, so that processes do not all
-    try the same ones.
+    folder: an existing folder, used by this sweep alone. writer: this process's name, unique in the
+    sweep. pieces: the same in all processes; their items are hashable, and no item is in two.
+    start: the index of the first piece to try, so that processes do not all compete for the same
+    pieces. clock: returns seconds since an arbitrary start.
     """
 
     def __init__(
@@ -79,20 +81,21 @@ class Claims:
         self.folder, self.writer, self.pieces, self.clock = Path(folder), writer, pieces, clock
         numbers = range(len(pieces))
         self.untried = iter([*numbers[start:], *numbers[:start]])
-        self.unfinished = dict.fromkeys(numbers, 0)  # by piece: the last turn that is known
-        self.taken: set[int] = set()  # as far as is known: by others, or by this process
-        self.in_hand: dict[Hashable, int] = {}  # what is being made: its piece
-        self.left: dict[int, int] = {}  # how many items a piece in hand still lacks
-        self.signs: dict[str, tuple[str, float]] = {}  # of life: the last, and since when
+        self.unfinished = dict.fromkeys(numbers, 0)  # by piece: its latest known turn
+        self.taken: set[int] = set()  # pieces known to be claimed by any process
+        self.in_hand: dict[Hashable, int] = {}  # items being made, with their piece
+        self.left: dict[int, int] = {}  # by piece in hand: items still to finish
+        self.signs: dict[str, tuple[str, float]] = {}  # last beat seen, and since when
         self.made = self.others = Made(0, 0)
         self.beats = 0
         self.next_look = self.next_count = -float("inf")
 
     def items(self, look: Callable[[], None] = lambda: None) -> Iterator[Any]:
-        """Yield what this process is to make, until every piece is finished, by whomsoever.
+        """Yield the items that this process is to make, until all pieces are finished by anyone.
 
-        None: there is nothing now, and this process is still making something. look: called
-        while it waits for others; what it raises ends the wait.
+        Yields None when there is nothing to claim now but items yielded earlier are unfinished.
+        look: called repeatedly while waiting for other processes; an exception that it raises ends
+        the wait. Raises BadInput when the folder cannot be written.
         """
         while True:
             piece = self.claim()
@@ -108,24 +111,27 @@ class Claims:
                 time.sleep(min(0.1, LOOK_SECONDS))
 
     def begin(self, piece: int) -> None:
-        """Take a piece that was claimed in hand: all of its items are to be made here."""
+        """Register a claimed piece: all of its items are to be made by this process."""
         self.in_hand |= dict.fromkeys(self.pieces[piece], piece)
         self.left[piece] = len(self.pieces[piece])
 
     def finished(self, item: Hashable, tokens: int) -> None:
-        """Note that an item is made and safe on the disk."""
+        """Record that an item has been made and is safe on disk; it has `tokens` tokens.
+
+        Raises BadInput when the folder cannot be written.
+        """
         self.made = Made(self.made.generations + 1, self.made.tokens + tokens)
         piece = self.in_hand.pop(item)
         self.left[piece] -= 1
         if not self.left[piece]:
-            # Taken for dead, this process is perhaps not the only one that has finished it.
+            # If this process was taken for dead, another may have finished the piece already.
             with suppress(FileExistsError, FileNotFoundError):
                 self._create(f"{piece}.done")
             self.unfinished.pop(piece, None)
 
     @contextmanager
     def alive(self) -> Iterator[None]:
-        """Show that this process lives, from a thread of its own, and what it has made."""
+        """Within this context a thread reports that this process is alive and what it has made."""
         ended = threading.Event()
         self._beat()
 
@@ -143,32 +149,35 @@ class Claims:
             self._beat()
 
     def made_by_others(self) -> Made:
-        """Return what the other processes have made so far, by their own account."""
+        """Return what the other processes report to have made so far."""
         told = [_read_json(path) for path in self.folder.glob("*.beat") if path.stem != self.writer]
         return Made(*(sum(one.get(name, 0) for one in told) for name in Made._fields))
 
     # ------------------------------------------------------------------------------------ claiming
 
     def claim(self) -> int | None:
-        """Claim a piece that nobody has, or one that its process has left; None: not now."""
+        """Claim a piece that is free, or one whose process has died, and return its index.
+
+        None if there is no such piece now. Raises BadInput when the folder cannot be written.
+        """
         for piece in self.untried:
             if piece in self.taken:
                 continue
             if self._is_claimed_now(piece, 0):
                 return piece
-            self._look()  # where one is taken its neighbours are too: a list of all is cheaper
+            self._look()  # its neighbours are probably taken too, so list all at once
         if not self._look():
             return None
         return next(filter(self._is_taken_over, list(self.unfinished)), None)
 
     def _look(self) -> bool:
-        """Learn which pieces are taken and which are finished, now and then; return whether now."""
+        """Update which pieces are taken and finished, unless it is too soon (then return False)."""
         if self.clock() < self.next_look:
             return False
         began = self.clock()
         try:
             names = os.listdir(self.folder)
-        except FileNotFoundError:  # the first process has deleted it: all is finished
+        except FileNotFoundError:  # deleted by the first process, so everything is finished
             self.unfinished.clear()
             return True
         for name in names:
@@ -180,7 +189,7 @@ class Claims:
                 self.taken.add(int(piece))
                 if int(kind) > self.unfinished.get(int(piece), int(kind)):
                     self.unfinished[int(piece)] = int(kind)
-        # Of a hundred thousand files on a slow disk a look takes seconds: then rarely.
+        # With a hundred thousand files on a slow disk this takes seconds, so it is done less often.
         took = self.clock() - began
         self.next_look = self.clock() + max(LOOK_SECONDS, LOOKING_SHARE * took)
         return True
@@ -192,9 +201,9 @@ class Claims:
         return self._is_silent(f"{piece}.{turn}") and self._is_claimed_now(piece, turn + 1)
 
     def _is_silent(self, claim: str) -> bool:
-        """Whether the process that has a claim has given no sign of life for long enough."""
+        """Whether a claim's process has shown no sign of life for `LAPSE_SECONDS`."""
         writer = _read(self.folder / claim)
-        # A process may have died between creating its claim and writing its name into it.
+        # The file is empty if its process died between creating it and writing its name.
         sign = _read(self.folder / f"{writer}.beat") if writer else ""
         whose = writer or claim
         if self.signs.get(whose, (None,))[0] != sign:
@@ -206,16 +215,16 @@ class Claims:
             self._create(f"{piece}.{turn}")
         except FileExistsError:
             return False
-        except FileNotFoundError:  # all is finished: see `_look`
+        except FileNotFoundError:  # everything is finished: see `_look`
             return False
         self.unfinished[piece] = turn
         return True
 
     def _create(self, name: str) -> None:
-        """Create a file with this writer's name in it.
+        """Create a file that contains this writer's name.
 
-        Raises FileExistsError if it is there, FileNotFoundError if the folder is not, BadInput if
-        the disk takes none.
+        Raises FileExistsError if the file exists, FileNotFoundError if the folder does not, and
+        BadInput if the disk refuses it.
         """
         try:
             file = os.open(self.folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
@@ -234,19 +243,19 @@ class Claims:
     def _beat(self) -> None:
         self.beats += 1
         told = {"beat": self.beats, **self.made._asdict()}
-        with suppress(OSError):  # the journal, which is written too, tells what is wrong
+        with suppress(OSError):  # writing the journal will fail too, and reports the error
             scratch = self.folder / f"{self.writer}.beat.new"
             scratch.write_text(json.dumps(told))
             os.replace(scratch, self.folder / f"{self.writer}.beat")
 
 
 def claims_folder(run: Path, name: str) -> Path:
-    """Where the claims of a sweep are, below its run."""
+    """Return the folder for the claims of a sweep, below its run's folder."""
     return run / f"claims-{name}"
 
 
 def delete_claims(run: Path) -> None:
-    """Delete the claims of all sweeps of a run; the caller knows that none is under way."""
+    """Delete the claims of all sweeps of a run; the caller must know that none is running."""
     for folder in run.glob("claims-*"):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -261,5 +270,5 @@ def _read(path: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(_read(path) or "{}")
-    except ValueError:  # a sick disk: it is only a count
+    except ValueError:  # a faulty disk; only a count is lost
         return {}

@@ -1,4 +1,4 @@
-"""The artifacts on disk: built from records, and replaced in one piece."""
+"""Write and read the artifact files of a run; each file is replaced atomically."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Record = dict[str, Any]
 
 
 def refuse_unwritable(settings: Settings, names: Sequence[str] = OUTPUT_FOLDERS) -> None:
-    """Raise BadInput for an output folder that takes no file, before any work is done for it."""
+    """Raise BadInput, before any work is done, for an output folder that cannot be written."""
     for name in names:
         folder = Path(getattr(settings, name))
         try:
@@ -31,7 +31,10 @@ def refuse_unwritable(settings: Settings, names: Sequence[str] = OUTPUT_FOLDERS)
 
 
 def _try_folder(folder: Path) -> None:
-    """Write a file without a name, and take away again what folders had to be made for it."""
+    """Create an unnamed file in the folder, then remove any folders that had to be made for it.
+
+    Raises OSError, or ValueError for a NUL byte in the name, when the folder cannot be written.
+    """
     for attempts_left in reversed(range(10)):
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
@@ -40,17 +43,21 @@ def _try_folder(folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 return
-        except FileNotFoundError:  # another process tries it too, and has just taken it away
+        except FileNotFoundError:  # another process tests it too, and has just removed it
             if not attempts_left:
                 raise
         finally:
             for path in made:
-                with suppress(OSError):  # it was never made, or another process has filled it since
+                with suppress(OSError):  # never made, or filled by another process since
                     path.rmdir()
 
 
 def write_atomically(path: Path, parts: Iterable[str]) -> Path:
-    """Write a text file so that a reader sees the old one or the new one, never half of it."""
+    """Write a text file so that readers see the old file or the new one, never a part of it.
+
+    parts: pieces of text, written in order. Returns the path. Raises BadInput when the file cannot
+    be written.
+    """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +73,7 @@ def write_atomically(path: Path, parts: Iterable[str]) -> Path:
 
 
 def write_results(data_dir: Path, run: dict[str, Any], records: Iterable[Record]) -> Path:
-    """Write `amplification_results.json`. The same cells give the same bytes."""
+    """Write `amplification_results.json`. Equal input gives equal bytes. Raises BadInput."""
     return write_atomically(Path(data_dir) / "amplification_results.json", _results(run, records))
 
 
@@ -80,7 +87,10 @@ def _results(run: dict[str, Any], records: Iterable[Record]) -> Iterator[str]:
 
 
 def read_results(data_dir: Path) -> tuple[dict[str, Any], list[Record]]:
-    """Return the run and the records of `amplification_results.json`."""
+    """Return the run and the records of `amplification_results.json`.
+
+    Raises BadInput when the file is missing, has another schema, or is not the results of a sweep.
+    """
     path = Path(data_dir) / "amplification_results.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -96,11 +106,11 @@ def read_results(data_dir: Path) -> tuple[dict[str, Any], list[Record]]:
 
 
 def write_metadata(data_dir: Path, metadata: dict[str, Any]) -> Path:
-    """Write `experiment_metadata.json`: everything about a run but its generations."""
+    """Write `experiment_metadata.json`: everything about a run except its generations."""
     text = json.dumps(metadata, ensure_ascii=False, allow_nan=False, indent=2)
     return write_atomically(Path(data_dir) / "experiment_metadata.json", [text, "\n"])
 
 
 def write_report(data_dir: Path, name: str, sentences: Sequence[str]) -> Path:
-    """Write a text artifact, one line per entry."""
+    """Write a text artifact called `name`, one line per entry."""
     return write_atomically(Path(data_dir) / name, (f"{line}\n" for line in sentences))

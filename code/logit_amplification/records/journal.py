@@ -1,9 +1,11 @@
-"""The journal: every generation on disk the moment it is finished. It is the truth about a run.
+"""The journal: the record of a run, with every generation on disk as soon as it is finished.
+
+It is authoritative: a run's artifacts can be written again from it alone.
 
 `data/journal/<run>/` is named by the hash of everything that can change a token, so results of two
-configurations never share a folder. It holds `configuration.json`, `plan.json` (what was last asked
-for) and one `<writer>.jsonl` per writing process, which is only ever appended to: a JSON line per
-generation that begins with the checksum of the rest. Readers merge the files by cell.
+configurations never share a folder. It holds `configuration.json`, `plan.json` (the latest request)
+and one append-only `<writer>.jsonl` per writing process. That file has a JSON line per generation,
+which begins with the checksum (CRC-32) of the rest. Readers merge the files by cell.
 """
 
 from __future__ import annotations
@@ -29,13 +31,13 @@ from ..errors import BadInput
 from .files import Record, write_atomically
 
 Key = tuple[str, str, float, int, str]
-WRITER = "0"  # the first of the processes that share a run; the others are 1, 2 ...
+WRITER = "0"  # the first of the processes that share a run; the others are "1", "2" ...
 HEAD = b'{"crc32":"%08x",'
 HEAD_LENGTH = len(HEAD % 0)
 
 
 def cell_key(record: Record) -> Key:
-    """What tells one generation of a run from another; a pair with another text is another pair."""
+    """Return what identifies a generation in a run; if a pair's text changes, so does its key."""
     return (
         record["pair_id"],
         record["pair_fingerprint"],
@@ -46,19 +48,22 @@ def cell_key(record: Record) -> Key:
 
 
 def run_id(configuration: dict[str, Any]) -> str:
-    """Return the 16 hexadecimal digits that name this configuration."""
+    """Return the name of a configuration's run: 16 hexadecimal digits of its SHA-256."""
     text = json.dumps(configuration, sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def journal_folder(data_dir: Path) -> Path:
-    """Where the journals of all runs are."""
+    """Return the folder that holds the journals of all runs."""
     return Path(data_dir) / "journal"
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A record without its lists per token, nine tenths of it, and where its line begins."""
+    """A record without its per-token lists (nine tenths of its size), and where its line is.
+
+    file: the name of the file. place: the byte offset of the line.
+    """
 
     record: Record
     file: str
@@ -66,7 +71,7 @@ class Kept:
 
     @classmethod
     def of(cls, record: Record, file: str, place: int) -> Kept:
-        """Let the lists go."""
+        """Return a record without its per-token lists."""
         return cls({name: v for name, v in record.items() if name != "per_token"}, file, place)
 
 
@@ -76,15 +81,16 @@ class Journal:
     def __init__(self, data_dir: Path, run: str):
         self.data_dir, self.id = Path(data_dir), run
         self.folder = journal_folder(data_dir) / run
-        self.damaged: list[tuple[str, int, int]] = []  # file, line number, place
+        self.damaged: list[tuple[str, int, int]] = []  # file, line number, byte offset
 
     # ------------------------------------------------------------------------------------- reading
 
     def read(self) -> dict[Key, Kept]:
         """Return the generations by cell, merged over all writers.
 
-        Of two of the same cell the later line counts, and what stood in front of a `rerun` mark
-        does not. A torn last line is dropped; a damaged one is told, once.
+        Of two lines for the same cell the later one counts. Generations before a `rerun` mark do
+        not count at its alphas. An incomplete last line is dropped. A damaged line is reported
+        once.
         """
         generations: list[Kept] = []
         void: list[tuple[set[float], dict[str, int]]] = []
@@ -113,20 +119,26 @@ class Journal:
         }
 
     def whole(self, kept: Kept) -> Record:
-        """Return a record with its lists per token."""
+        """Read a record with its per-token lists. Raises ValueError if its line is damaged."""
         with (self.folder / kept.file).open("rb") as file:
             file.seek(kept.place)
             return _parsed(file.readline())["generation"]
 
     def configuration(self) -> dict[str, Any]:
-        """Everything that can change a token of this run."""
+        """Return the configuration: everything that can change a token of this run.
+
+        Raises BadInput when it is missing or damaged.
+        """
         configuration = self._json("configuration.json")
         if run_id(configuration) != self.id:
             raise BadInput(f"journal {self.id}: configuration.json is damaged: not of this run")
         return configuration
 
     def plan(self) -> dict[str, Any]:
-        """What was last asked for: pairs, alphas, samples and arms, and how long it took."""
+        """Return the latest request: pairs, alphas, samples and arms, and how long it took.
+
+        Raises BadInput when it is missing or damaged.
+        """
         plan = self._json("plan.json")
         if missing := {"pairs", "alphas", "samples", "arms"} - set(plan):
             raise BadInput(f"journal {self.id}: plan.json is damaged: no {min(missing)}")
@@ -148,7 +160,10 @@ class Journal:
         return sorted(self.folder.glob("*.jsonl"))
 
     def judgements(self) -> dict[str, Any]:
-        """Return `judge.json`: which judge, and its labels by `text_key`; {} if none judged."""
+        """Return `judge.json`: which judge, and its labels by `text_key`; {} if there is none.
+
+        Raises BadInput when it is damaged.
+        """
         return self._json("judge.json") if (self.folder / "judge.json").exists() else {}
 
     # ------------------------------------------------------------------------------------- writing
@@ -157,12 +172,12 @@ class Journal:
     def open(
         self, configuration: dict[str, Any] | None, writer: str = WRITER
     ) -> Iterator[JournalWriter]:
-        """Yield a writer that appends behind the last whole line, alone under its name.
+        """Yield a writer that appends after the last complete line; no other may have its name.
 
-        configuration: None for one that works beside the first, which has prepared the journal:
-        it reads nothing of what is there. The first is alone on this data folder. The lock is the
-        operating system's: it ends with the process that holds it. Raises BadInput when another
-        process writes, or the folder cannot be written.
+        configuration: None for every process but the first, which has prepared the journal; the
+        others do not read what is there. Only one first writer is allowed per data folder. The lock
+        is the operating system's and ends with the process that holds it. Raises BadInput when
+        another process holds it, or when the folder cannot be written.
         """
         with ExitStack() as stack:
             try:
@@ -190,12 +205,12 @@ class Journal:
         return found
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """Replace `configuration.json`, `plan.json` or `judge.json`."""
+        """Replace `configuration.json`, `plan.json` or `judge.json`. Raises BadInput."""
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1)
         write_atomically(self.folder / name, [text, "\n"])
 
     def void(self, alphas: Sequence[float]) -> dict[str, Any]:
-        """The mark behind which generations at these alphas count, in all writers' files."""
+        """Return a mark that voids all generations so far at these alphas, by any writer."""
         behind = {path.name: path.stat().st_size for path in self._files()}
         return {"rerun": list(alphas), "behind": behind}
 
@@ -206,22 +221,22 @@ class Journal:
 
 
 class JournalWriter:
-    """Appends entries to what was `found`; each is on the disk when `append` returns."""
+    """Appends entries to a journal file; `found` is what the journal held when it was opened."""
 
     def __init__(self, file: FileIO, path: Path, found: dict[Key, Kept]):
         self.file, self.path, self.name, self.found = file, path, path.name, found
 
     def append(self, entry: dict[str, Any]) -> int:
-        """Write one line, wait until the disk has it, and return where it begins.
+        """Write one line, wait until it is on the disk, and return its byte offset.
 
-        Raises BadInput when the disk does not take it; then no part of it stays.
+        Raises BadInput when it cannot be written; then no part of it is left in the file.
         """
         text = json.dumps(entry, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         body = text.encode()[1:]
         line = HEAD % zlib.crc32(body) + body + b"\n"
         place = self.file.seek(0, os.SEEK_END)
         try:
-            while line:  # a disk that is nearly full takes a part, and then complains
+            while line:  # a nearly full disk writes a part first, and then raises
                 line = line[self.file.write(line) :]
             os.fsync(self.file.fileno())
             if not self.path.exists():
@@ -236,13 +251,13 @@ class JournalWriter:
 
 
 def text_key(text: str) -> str:
-    """The name of a text in `judge.json`."""
+    """Return the key of a text in `judge.json`: 16 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @contextmanager
 def only_writer(data_dir: Path, writer: str = WRITER) -> Iterator[None]:
-    """Hold the data folder for this process; raise BadInput naming the one that has it."""
+    """Lock the data folder for a writer. Raises BadInput naming the process that holds the lock."""
     folder = journal_folder(data_dir)
     folder.mkdir(parents=True, exist_ok=True)
     lock, owner = FileLock(folder / f"{writer}.lock"), folder / f"{writer}.owner"
@@ -264,11 +279,11 @@ def only_writer(data_dir: Path, writer: str = WRITER) -> Iterator[None]:
 
 
 def _entries(path: Path) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
-    """Yield (number, place, entry) of the whole lines of a file; None for a damaged line."""
+    """Yield (number, byte offset, entry) of each complete line; the entry is None if damaged."""
     place = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if line.endswith(b"\n"):  # else it is torn, and may still be under way
+            if line.endswith(b"\n"):  # otherwise it is incomplete, or still being written
                 try:
                     yield number, place, _parsed(line)
                 except ValueError:
@@ -277,7 +292,7 @@ def _entries(path: Path) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
-    """Return the entry of a line. Raises ValueError if a bit of it is not what was written."""
+    """Return the entry of a line. Raises ValueError if its checksum does not match."""
     body = line[HEAD_LENGTH:-1]
     if line[:HEAD_LENGTH] != HEAD % zlib.crc32(body):
         raise ValueError("checksum")
@@ -285,7 +300,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def _end_of_last_line(path: Path) -> int:
-    """The length of a file without a torn last line; it is read from behind."""
+    """Return a file's length without an incomplete last line. Reads backwards from the end."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         while end:

@@ -36,4 +36,7 @@ def save_all_figures(done: Sweep, settings: Settings) -> list[Path]:
     folder = settings.visualizations_dir
     drawn = gallery.draw_all(done.run, done.records)
     page = contact_sheet.write_page(done.run, done.records, list(drawn))
-    return [*save_figures(drawn, folder), files.write_atomically(folder / "index.html", page)]
+    return [
+        *save_figures(drawn, folder, done.run["id"]),
+        files.write_atomically(folder / "index.html", page),
+    ]

@@ -16,6 +16,7 @@ import numpy
 import pandas
 
 from ..evaluation import stats
+from ..locations import DEMO
 from ..logits.vocabulary import ALPHA_ALONE, MEASURES
 from ..records.files import Record, write_atomically, write_report
 from ..statistics import intervals
@@ -38,6 +39,7 @@ REPORTED = (
     *("ended_by_eos", "logit_range", "logit_std", "outside_top20_a", "outside_top20_b"),
     *("overlap_top20", "reachable_top20"),
 )
+BRACKETS = "Brackets: 95 % intervals over families of pairs that share a text."
 BY_CATEGORY = ("kl_amplified_a", PRIMARY)
 
 
@@ -67,7 +69,7 @@ def no_formula(text: str) -> str:
 
 def run_in_words(run: dict[str, Any], records: Sequence[Record]) -> str:
     """Return one line: which model, how many generations, how they were drawn."""
-    model, sampling = run["model"], run["sampling"]
+    sampling = run["sampling"]
     alphas = ", ".join(f"{alpha:g}" for alpha in sorted({r["alpha"] for r in records}))
     controls = len({r["pair_id"] for r in records if r["control"]})
     pairs = counted(len({r["pair_id"] for r in records}) - controls, "pair")
@@ -75,11 +77,20 @@ def run_in_words(run: dict[str, Any], records: Sequence[Record]) -> str:
     errors = len(records) - len(stats.without_errors(records))
     left_out = f"; {errors} ended with an error and are left out" if errors else ""
     return (
-        f"model {model['name']}, quantization {model['quantization']}, {model['dtype']} on "
-        f"{model['device']}; {len(records)} generations: {pairs} at alpha {alphas}; "
+        f"{model_in_words(run)}; {len(records)} generations: {pairs} at alpha {alphas}; "
         f"temperature {sampling['temperature']:g}, top-p {sampling['top_p']:g}, at most "
-        f"{sampling['max_new_tokens']} tokens, seed {sampling['seed']}; run {run['id']}{left_out}"
+        f"{sampling['max_new_tokens']} tokens, seed {sampling['seed']}{left_out}"
     )
+
+
+def model_in_words(run: dict[str, Any]) -> str:
+    """Return a run's model, the precision of its weights, and what it computes in."""
+    model = run["model"]
+    if model["name"] == DEMO:
+        named = "SmolLM2-135M-Instruct (the demo model, 4-bit weights from a GGUF file)"
+    else:
+        named = f"{model['name']}, quantization {model['quantization']}"
+    return f"{named}, computed in {model['dtype']} on {model['device']}"
 
 
 def recommendations(run: dict[str, Any], records: Sequence[Record]) -> list[str]:
@@ -87,30 +98,37 @@ def recommendations(run: dict[str, Any], records: Sequence[Record]) -> list[str]
 
     About the arm swept first; a finding in one plain sentence, then its numbers.
     """
+    lines = [
+        "WHAT THIS RUN SAYS",
+        *textwrap.wrap(f"{run_in_words(run, records)}; run {run['id']}", 100),
+    ]
+    lines += [BRACKETS, ""]
+    for number, text in enumerate(findings(run, records), start=1):
+        indent = " " * len(f"{number}. ")
+        lines += textwrap.wrap(f"{number}. {text}", 100, subsequent_indent=indent)
+    return lines
+
+
+def findings(run: dict[str, Any], records: Sequence[Record]) -> list[str]:
+    """Return what a run says, point by point, about the arm swept first."""
     frame = stats.to_frame(records)
     arm = records[0]["arm"]
     first = frame[frame["arm"] == arm]
-    lines = ["WHAT THIS RUN SAYS", *textwrap.wrap(run_in_words(run, records), 100)]
-    lines += ["Brackets: 95 % intervals over families of pairs that share a text.", ""]
     if stats.treatment(first).empty:
-        return [*lines, "No pair but controls came to an end: nothing can be said about alpha."]
+        return ["Only controls finished, so nothing can be said about alpha."]
     of_arm = [record for record in records if record["arm"] == arm]
-    points = [
+    return [
         *coherence_points(first),
         *contrast_points(first),
         *arm_points(frame, arm),
         "NOT measured: whether an answer is right or useful; anything about other models, prompts "
         "and sampling than these.",
-        f"A different text is no effect. {_change_sentence(of_arm)} Rounding alone changes most "
-        "sampled texts in 16 bit.",
+        f"A different text alone is not an effect. {_change_sentence(of_arm)} In 16-bit "
+        "arithmetic, rounding alone changes most sampled texts.",
         f"Check: {_null_sentence(of_arm)}",
         f"Power: {power_sentence(stats.treatment(frame)['family'].nunique())}",
         f"Next: {_next_sentence(frame)}",
     ]
-    for number, text in enumerate(points, start=1):
-        indent = " " * len(f"{number}. ")
-        lines += textwrap.wrap(f"{number}. {text}", 100, subsequent_indent=indent)
-    return lines
 
 
 def coherence_points(frame: pandas.DataFrame) -> list[str]:
@@ -119,18 +137,18 @@ def coherence_points(frame: pandas.DataFrame) -> list[str]:
     if rise.empty:
         return ["No alpha above 0 was swept."]
     if rise["n"].max() == 0:
-        return ["Nothing that came to an end can be held against alpha 0."]
+        return ["No finished answer can be compared with alpha 0."]
     if rise["upper"].isna().all():
-        return ["One family gives no interval; sweep more pairs."]
+        return ["A single family gives no interval; sweep more pairs."]
     rise = rise[rise["n"] > 0]
     margin = intervals.MARGIN_NLL
     words = {
         "equivalent": "the text is about as likely under A as without amplification",
-        "not worse": "the text is not less likely under A beyond the margin",
+        "not worse": "the text is not less likely under A by more than the margin",
         "better": "the text is likelier under A",
-        "undecided": "undecided, a rise beyond the margin is neither shown nor ruled out",
-        "worse by more than the margin": "the text is less likely under A beyond the margin",
-        "no interval": "one family came to an end, so that there is no interval",
+        "undecided": "undecided; a rise beyond the margin is neither shown nor ruled out",
+        "worse by more than the margin": "the text is less likely under A by more than the margin",
+        "no interval": "only one family finished, so there is no interval",
     }
     told = []
     for verdict, alphas in _runs(rise, margin):
@@ -176,9 +194,10 @@ def contrast_points(frame: pandas.DataFrame) -> list[str]:
     ]
     sentences = {
         "log_ratio_a_b": "The text becomes more like A's than B's, as it must",
-        "log_ratio_a_p": "Against A's own paraphrase (if this grows too, A's wording grows, not "
+        "log_ratio_a_p": "Against A's own paraphrase (if this rises too, A's wording grows, not "
         "only its meaning)",
-        "refusal": "Refusals (the phrase list errs: look at the table of labelled answers)",
+        "refusal": "Refusals (by a phrase list that makes mistakes; see its errors on labelled "
+        "answers)",
     }
     for name, sentence in sentences.items():
         if name in frame and frame[name].notna().any():
@@ -235,17 +254,18 @@ def _next_sentence(frame: pandas.DataFrame) -> str:
 
 def detailed_report(run: dict[str, Any], records: Sequence[Record]) -> list[str]:
     """Return the lines of `detailed_report.txt`: every measure, per arm, category and alpha."""
-    lines = ["DETAILED REPORT", run_in_words(run, records), ""]
-    lines += ["Mean over families of pairs [95 % interval, uncorrected]; controls stand apart.", ""]
+    lines = ["DETAILED REPORT", f"{run_in_words(run, records)}; run {run['id']}", ""]
+    lines += ["Mean over families of pairs [95 % interval, not corrected for multiplicity];"]
+    lines += ["controls are listed separately.", ""]
     for arm in dict.fromkeys(record["arm"] for record in records):
         of_arm = [record for record in records if record["arm"] == arm]
         frame = stats.to_frame(of_arm)
         lines += [f"ARM {arm}", "", f"Control. {_null_sentence(of_arm)}", ""]
         if stats.treatment(frame).empty:
-            lines += ["No pair but controls came to an end in this arm.", ""]
+            lines += ["Only controls finished in this arm.", ""]
             continue
         shares = stats.changed_share(of_arm).drop(index=0.0, errors="ignore")
-        lines += ["Answers other than at alpha 0 (Wilson interval)"]
+        lines += ["Share of answers that differ from alpha 0 (Wilson interval)"]
         lines += [
             f"  alpha {alpha:<5g} {format_estimate(row)}" for alpha, row in shares.iterrows()
         ] + [""]
@@ -272,9 +292,9 @@ def trend_sentence(frame: pandas.DataFrame) -> str:
     """Tell the pre-declared trend of one arm's rows, with its test."""
     found = stats.trend(frame, PRIMARY)
     if found is None:
-        return "Trend: not tested, for it takes two pairs and three alphas from 0 on."
+        return "Trend: not tested; the test needs at least two pairs and three alphas from 0 up."
     return (
-        f"Trend (the one test declared beforehand): the NLL under A changes by "
+        f"Trend (the only test declared in advance): the NLL under A changes by "
         f"{format_change(found.slope)}, per unit of alpha. "
         f"Page's test that it rises: {format_p_value(found.p)}."
     )
@@ -298,12 +318,12 @@ def control_lines(frame: pandas.DataFrame, name: str, alpha: float) -> list[str]
 
 def _null_sentence(records: Sequence[Record]) -> str:
     if records[0]["arm"].partition("_top")[0] in ALPHA_ALONE:
-        return "In this arm alpha changes A by itself: the null pair holds nothing to zero."
+        return "In this arm alpha changes A on its own, so the null pair is no check."
     if not any(record["control"] == "null" for record in records):
-        return "No null pair was swept, so nothing holds the numbers to zero."
+        return "No null pair was swept, so there is no check that alpha alone changes nothing."
     shares = stats.changed_share(records, null=True)["mean"]
     if shares.empty:
-        return "The null pair ended with an error, so nothing holds the numbers to zero."
+        return "The null pair failed, so there is no check that alpha alone changes nothing."
     if shares.max() == 0:
         return "The null pair (A = B) gave the same tokens at every alpha, as it must."
     return "WARNING: the null pair (A = B) changed with alpha. The numbers below cannot be trusted."
@@ -317,12 +337,12 @@ def _change_sentence(records: Sequence[Record]) -> str:
     half = shares if fewer.empty else shares[shares.index > fewer.index[-1]]
     if half.empty:
         row = shares.iloc[-1]
-        few = f"At alpha {row.name:g} fewer than half of the pairs answer otherwise"
+        few = f"At alpha {row.name:g} fewer than half of the answers differ from alpha 0"
         return f"{few}: {format_estimate(row)}."
     row = half.iloc[0]
     return (
-        f"From alpha {row.name:g} on, at least half of the pairs answer otherwise than at alpha 0 "
-        f"with the same random numbers: {format_estimate(row)} (Wilson interval)."
+        f"From alpha {row.name:g} on, at least half of the answers differ from alpha 0 with the "
+        f"same random numbers: {format_estimate(row)} (Wilson interval)."
     )
 
 

@@ -1,1 +1,1 @@
-"""From values to intervals, tests and rates: numbers alone, nothing of models or runs."""
+"""Intervals, tests and rate estimates from plain numbers; nothing about models or runs."""

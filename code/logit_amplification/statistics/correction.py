@@ -1,4 +1,7 @@
-"""Rates corrected for the scorer's own errors, with intervals that carry them. No torch."""
+"""Correct outcome rates for the scorer's own errors, and carry these into the intervals.
+
+No torch.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,11 @@ DRAWS = 20_000
 
 
 class Errors(NamedTuple):
-    """How a scorer did on labelled answers: what it found of those that are so, and of others."""
+    """A scorer's errors on labelled answers.
+
+    found: how many it found of the `of` answers that have the label. false_alarms: how many it gave
+    the label of the `of_others` answers that do not have it.
+    """
 
     found: int
     of: int
@@ -22,7 +29,7 @@ class Errors(NamedTuple):
 
 
 def errors_of(scored: pandas.DataFrame, label: str) -> Errors:
-    """Count the errors of one label on answers with columns `label` (the truth) and `found`."""
+    """Count the errors of one label; `scored` has columns `label` (the truth) and `found`."""
     so, called = scored["label"] == label, scored["found"] == label
     return Errors(
         *(int((so & called).sum()), int(so.sum()), int((~so & called).sum()), int((~so).sum()))
@@ -30,12 +37,14 @@ def errors_of(scored: pandas.DataFrame, label: str) -> Errors:
 
 
 def corrected(share: Estimate, errors: Errors) -> Estimate:
-    """Return the rate behind an observed share: Rogan and Gladen 1978, in its Bayesian form.
+    """Return the true rate behind an observed share: Rogan and Gladen 1978, in its Bayesian form.
 
-    (share - false alarms) / (sensitivity - false alarms), cut to 0..1; share, sensitivity and
-    false-alarm rate are drawn from their Jeffreys posteriors, always the same draws, and the bounds
-    are quantiles. The share counts as so many draws as its own interval says. The mean is the
-    median of the draws. NaN where nothing was labelled, or the scorer finds no more than it errs.
+    rate = (share - false alarms) / (sensitivity - false alarms), clipped to 0..1. Share,
+    sensitivity and false-alarm rate are drawn from their Jeffreys posteriors (`DRAWS` draws, fixed
+    seed). The bounds are the 2.5 and 97.5 % quantiles of the rate, and the field `mean` holds its
+    median. The effective number of draws behind the share follows from the width of its interval.
+    All three are NaN if nothing was labelled, if the share has no interval, or if the sensitivity
+    exceeds the false-alarm rate in fewer than 95 % of the draws.
     """
     if not errors.of or not errors.of_others or pandas.isna(share.lower):
         return Estimate(numpy.nan, numpy.nan, numpy.nan, share.n)
@@ -59,5 +68,5 @@ def corrected(share: Estimate, errors: Errors) -> Estimate:
 
 
 def is_measurable(rates: list[Estimate]) -> bool:
-    """Whether any of the corrected rates can be told from the scorer's errors: from zero."""
+    """Whether any corrected rate can be distinguished from zero: its lower bound is above 0.005."""
     return any(rate.lower > 0.005 for rate in rates)

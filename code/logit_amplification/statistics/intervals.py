@@ -1,7 +1,7 @@
-"""Intervals and tests of independent values, one per unit; no records, no tensors, no model.
+"""Confidence intervals and tests for independent values, one value per unit.
 
-Which interval and which test, and why: docs/METHODOLOGY.md, "Statistics". Tests simulate how often
-each interval holds the truth.
+No records, no tensors, no model. For which interval and test is used where, and why, see
+docs/METHODOLOGY.md, "Statistics". The test suite simulates the coverage of each interval.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from statsmodels.stats.proportion import proportion_confint
 
 LEVEL = 0.95
 POWER = 0.8
-BOOTSTRAP_FROM = 12  # units; below, Student's t covers better (docs/LOG.md)
+BOOTSTRAP_FROM = 12  # units; with fewer, Student's t has better coverage (docs/LOG.md)
 RESAMPLES = 4_999
-ALIKE = 1e-12  # of the largest value: a spread below it is rounding
+ALIKE = 1e-12  # relative to the largest value: a smaller spread is rounding error
 PERMUTATIONS = 99_999
 
 
 class Estimate(NamedTuple):
-    """A mean over units, the bounds of its 95 % interval (NaN where there is none), and n."""
+    """A mean over units, the bounds of its 95 % interval (NaN if there is none), and n."""
 
     mean: float
     lower: float
@@ -38,8 +38,9 @@ class Estimate(NamedTuple):
 def interval(values: Sequence[float]) -> Estimate:
     """Return the mean of independent values (one per unit) and its 95 % interval.
 
-    From `BOOTSTRAP_FROM` values on it is the studentised bootstrap, which resamples whole units
-    (Efron and Tibshirani 1993, chapter 12), below that Student's t. One value has no interval.
+    NaN values are dropped. From `BOOTSTRAP_FROM` values on, the interval is the studentised
+    bootstrap over units (Efron and Tibshirani 1993, chapter 12); with fewer, or nearly equal,
+    values it is Student's t. A single value has no interval.
     """
     values = numpy.asarray(values, dtype=float)
     values = values[~numpy.isnan(values)]
@@ -47,7 +48,7 @@ def interval(values: Sequence[float]) -> Estimate:
     if len(values) < 2:
         return Estimate(mean, numpy.nan, numpy.nan, len(values))
     error = float(values.std(ddof=1) / numpy.sqrt(len(values)))
-    # Ten times 0.1 has a standard deviation of 1e-17, not of 0.
+    # Ten values of 0.1 have a standard deviation of 1e-17, not of 0.
     if len(values) < BOOTSTRAP_FROM or error <= ALIKE * numpy.abs(values).max():
         reach = _students(len(values)) * error
         return Estimate(mean, mean - reach, mean + reach, len(values))
@@ -57,14 +58,14 @@ def interval(values: Sequence[float]) -> Estimate:
 
 @lru_cache
 def _students(count: int) -> float:
-    """The 97.5 % point of Student's t for the mean of so many values."""
+    """Return the 97.5 % point of Student's t for the mean of `count` values."""
     return float(scipy_stats.t.ppf((1 + LEVEL) / 2, count - 1))
 
 
 def _studentised(values: NDArray, mean: float) -> tuple[float, float]:
-    """The 2.5 and 97.5 % points of (resampled mean - mean) / its standard error.
+    """Return the 2.5 and 97.5 % points of (resampled mean - mean) / its standard error.
 
-    Student's where the values are nearly all alike: then some resamples have no spread at all.
+    Student's t where the values are nearly equal: some resamples then have no spread at all.
     """
     resampled = values[_resamples(len(values))]
     errors = resampled.std(1, ddof=1) / numpy.sqrt(len(values))
@@ -77,23 +78,28 @@ def _studentised(values: NDArray, mean: float) -> tuple[float, float]:
 
 @lru_cache
 def _resamples(count: int) -> NDArray:
-    """Which values each resample takes; always the same, so that reports can be repeated."""
+    """Return the indices of the values in each resample, (RESAMPLES, count).
+
+    The seed is fixed, so that reports can be reproduced.
+    """
     return numpy.random.default_rng(0).integers(0, count, (RESAMPLES, count))
 
 
 def wilson(share: float, count: float) -> tuple[float, float]:
-    """Return the bounds of Wilson's 95 % interval; `count` may be an effective one."""
+    """Return the bounds of Wilson's 95 % interval; `count` may be an effective sample size."""
     low, high = proportion_confint(share * count, count, 1 - LEVEL, method="wilson")
     return float(low), float(high)
 
 
 def share(rates: Sequence[float], draws: int) -> Estimate:
-    """Return a share of generations and its 95 % interval; rates: each unit's share, of `draws`.
+    """Return a share of generations and its 95 % interval.
 
-    Wilson's interval with an effective number of draws (after Korn and Graubard 1998): draws of one
-    unit are alike, so n is between the number of units and that of generations, and the former
-    where too few units differ to tell. Where there is no hit, or nothing but hits, the rule of
-    three bounds it, one-sided: 3 / number of units. One unit has no interval.
+    rates: the share of each unit. draws: the total number of generations. Wilson's interval with an
+    effective sample size (after Korn and Graubard 1998): draws of one unit resemble each other, so
+    n lies between the number of units and the number of generations. If fewer than two units have
+    hits, or fewer than two have misses, n is the number of units. If there are no hits, or nothing
+    but hits, the rule of three gives a one-sided bound, 3 / number of units. A single unit has no
+    interval.
     """
     rates = numpy.asarray(rates, dtype=float)
     units = len(rates)
@@ -112,9 +118,9 @@ def share(rates: Sequence[float], draws: int) -> Estimate:
 def share_difference(values: Sequence[float]) -> Estimate:
     """Return the mean of differences of shares within units, and its 95 % interval.
 
-    After Bonett and Price 2012, who add a unit that changed each way, for with few changes
-    Student's t covers too little. Theirs changed by one; with several draws to a unit, ours change
-    by the root mean square of those that changed, which is one where each unit has one draw.
+    After Bonett and Price 2012, who add one unit that changed in each direction, because with few
+    changes Student's t has too little coverage. Their units change by one; ours change by the root
+    mean square of the differences that are not zero, which is one if each unit has one draw.
     """
     values = numpy.asarray(values, dtype=float)
     values = values[~numpy.isnan(values)]
@@ -128,15 +134,16 @@ def share_difference(values: Sequence[float]) -> Estimate:
     return Estimate(float(values.mean()), max(-1.0, low), min(1.0, high), len(values))
 
 
-# What counts as no change, declared before the data: docs/METHODOLOGY.md, "Declared beforehand".
-MARGIN_SHARE = 0.05  # of incoherent answers
+# What counts as no change, declared before the data were collected: docs/METHODOLOGY.md, "Declared
+# beforehand".
+MARGIN_SHARE = 0.05  # share of incoherent answers
 MARGIN_NLL = 0.2  # nats per token: a factor of 1.22 in perplexity
 
 
 def within(found: Estimate, margin: float) -> bool:
     """Whether the whole interval lies between -margin and +margin: equivalence.
 
-    With a 95 % interval each of the two one-sided tests (Schuirmann 1987) is at 2.5 %.
+    With a 95 % interval, each of the two one-sided tests (Schuirmann 1987) is at the 2.5 % level.
     """
     return -margin < found.lower and found.upper < margin
 
@@ -147,10 +154,11 @@ def not_above(found: Estimate, margin: float) -> bool:
 
 
 def sign_flip(differences: pandas.Series) -> float:
-    """Return the two-sided p-value of the hypothesis that a unit's difference has either sign.
+    """Return the two-sided p-value of a sign-flip test of differences, one per unit.
 
-    A permutation test: the mean against those of `PERMUTATIONS` sets of signs, always the same.
-    NaN where there is no difference to look at.
+    Null hypothesis: the difference of each unit is equally likely to have either sign. A
+    permutation test that compares the mean with those of `PERMUTATIONS` random sets of signs (fixed
+    seed). NaN if there are no differences, 1 if all of them are zero.
     """
     values = differences.dropna().to_numpy(dtype=float)
     if not len(values):
@@ -163,13 +171,13 @@ def sign_flip(differences: pandas.Series) -> float:
     return float((1 + as_far.sum()) / (1 + PERMUTATIONS))
 
 
-@lru_cache(maxsize=32)  # at most as many sizes of groups as a study has
+@lru_cache(maxsize=32)  # enough for the group sizes of a study
 def _signs(count: int) -> NDArray:
     return numpy.random.default_rng(0).choice([-1.0, 1.0], (PERMUTATIONS, count))
 
 
 def holm(chances: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number (Holm 1979); NaN is no test and stays NaN."""
+    """Return p-values corrected for their number (Holm 1979); NaN stands for no test and stays."""
     corrected = numpy.array(chances, dtype=float)
     tested = ~numpy.isnan(corrected)
     if tested.any():
@@ -178,20 +186,21 @@ def holm(chances: Sequence[float]) -> list[float]:
 
 
 class Power(NamedTuple):
-    """What a design of so many units shows with 80 % power, two-sided."""
+    """The smallest effects that a design with so many units detects with 80 % power, two-sided."""
 
     units: int
-    deviations: float  # a mean difference, in standard deviations of the units' differences
-    share: float  # units whose outcome changes, all of them the same way
+    deviations: float  # mean difference, in standard deviations of the units' differences
+    share: float  # share of units whose outcome changes, all in the same direction
 
 
 def power(units: int, tests: int = 1) -> Power:
-    """Return the smallest effects that a sweep over so many units can be expected to show.
+    """Return the smallest effects that a sweep over so many units can be expected to detect.
 
-    tests: of how many it is one; each then has 5 % / tests, the first and hardest step of Holm's.
+    tests: the number of tests that this is one of; each is then at 5 % / tests, the first and
+    strictest step of Holm's correction.
 
-    Of a mean: the paired t-test. Of an outcome: the exact sign test of McNemar. NaN where even the
-    largest effect would not show.
+    For a mean: the paired t-test. For an outcome: the exact sign test of McNemar. NaN if even the
+    largest effect would not be significant.
     """
     level = (1 - LEVEL) / tests
     if units < 2:
@@ -206,9 +215,10 @@ def power(units: int, tests: int = 1) -> Power:
 
 
 def rank_correlation(one: pandas.Series, other: pandas.Series) -> tuple[Estimate, float]:
-    """Return Spearman's rank correlation of values indexed by pair, and its p-value.
+    """Return Spearman's rank correlation of two series indexed by pair, and its p-value.
 
-    The interval is Fisher's with the variance of Bonett and Wright 2000; NaN below four pairs.
+    The interval is Fisher's, with the variance of Bonett and Wright 2000. All is NaN for fewer than
+    four pairs.
     """
     both = pandas.concat([one, other], axis=1).dropna()
     n = len(both)

@@ -1,7 +1,9 @@
-"""Which alphas serve an estimate of a rate: how near they are, how to share draws among them.
+"""Assess which alphas help a rate estimate, and plan how to share draws among them.
 
-Also the two estimators that it is compared with: one proposal alone, and a curve through rates at
-other alphas, which is a model and no measurement. No torch.
+The samples at an alpha serve as the proposal of an importance-sampling estimate of the rate at
+alpha 0 (`rare_events.py`). Also here are the two estimators that it is compared with: one proposal
+alone, and a curve through the rates at other alphas, which is model-based and not a measurement. No
+torch.
 """
 
 from __future__ import annotations
@@ -17,31 +19,31 @@ from scipy.special import expit
 from .intervals import LEVEL
 from .rare_events import Draws
 
-HIT_RATES = (0.02, 0.4)  # of an alpha that is worth drawing at
-NEAR = 0.5  # the mean weight of an alpha whose draws reach the texts of A
-LEAST_AT_ZERO = 0.1  # the share of alpha 0, which bounds all weights
-PARTS = 10  # shares are multiples of one in so many
+HIT_RATES = (0.02, 0.4)  # between these, an alpha is worth drawing at
+NEAR = 0.5  # the least mean weight of an alpha whose draws reach the texts of A
+LEAST_AT_ZERO = 0.1  # the least share of alpha 0, which bounds all weights
+PARTS = 10  # shares are multiples of 1 / PARTS
 
 
 class Alpha(NamedTuple):
-    """What a run tells of one alpha; weights are NaN where none of its draws was read again."""
+    """What a run shows about one alpha; weights are NaN if none of its draws was rescored."""
 
     alpha: float
     draws: int
     hits: int
-    mean_weight: float  # of its own draws, p_0 / p_alpha: 1 where they reach all texts of A
-    ess_share: float  # effective draws for A, by each draw
+    mean_weight: float  # of p_0 / p_alpha over its own draws: 1 if they reach all texts of A
+    ess_share: float  # effective sample size for A, per draw
 
 
 class Plan(NamedTuple):
-    """How many draws to make at each alpha, and the relative error to expect of them."""
+    """How many draws to make at each alpha, and the relative standard error to expect."""
 
     counts: dict[float, int]
     relative_error: float
 
 
 def by_alpha(draws: Sequence[Draws]) -> list[Alpha]:
-    """Return what the draws tell of each alpha; the weights count draws whose log_p is known."""
+    """Return what the draws show about each alpha, ascending; weights use only known log_p."""
     found = []
     for level in sorted({level for one in draws for level in one.levels}):
         chosen = [(one, one.alphas == level) for one in draws if level in one.levels]
@@ -54,7 +56,8 @@ def by_alpha(draws: Sequence[Draws]) -> list[Alpha]:
                 for one, rows in chosen
             ]
         )
-        # A hit is always known, others are a sample: each stands for those of its kind.
+        # Every hit is known, but only a sample of the other draws: each known one stands for
+        # several.
         hits = numpy.concatenate([one.hits[rows] for one, rows in chosen])
         known = ~numpy.isnan(weights)
         times = numpy.where(hits, 1.0, (~hits).sum() / max(1, (known & ~hits).sum()))
@@ -70,8 +73,8 @@ def by_alpha(draws: Sequence[Draws]) -> list[Alpha]:
 def overlap(draws: Sequence[Draws]) -> NDArray:
     """Return the overlap matrix of the levels, (K, K): rows sum to 1 (Klimovich et al. 2015).
 
-    Row i: of a draw at alpha i, the probability that it came from each of the alphas; NaN where
-    none of them was read again.
+    Row i: for a draw at alpha i, the mean probability that it came from each of the alphas; NaN if
+    no draw at alpha i was rescored.
     """
     levels = draws[0].levels
     rows: list[list[NDArray]] = [[] for _ in levels]
@@ -85,16 +88,17 @@ def overlap(draws: Sequence[Draws]) -> NDArray:
 
 
 def too_far(alphas: Sequence[Alpha]) -> list[float]:
-    """Return the alphas whose draws do not reach the texts of A."""
-    return [one.alpha for one in alphas if one.mean_weight < NEAR]  # not where it is unknown
+    """Return the alphas whose draws do not reach the texts of A: mean weight below `NEAR`."""
+    return [one.alpha for one in alphas if one.mean_weight < NEAR]  # False where it is NaN
 
 
 def plan(draws: Sequence[Draws], total: int, *, zero_with_each: bool = False) -> Plan | None:
-    """Share `total` draws among alphas so that the estimate's variance is least, from a pilot.
+    """Share `total` draws among alphas so that the estimate's variance is smallest, from a pilot.
 
-    The variance of a mixture is that of worth under it, reweighted from the pilot's hits. Alphas at
-    which 2 to 40 % are hits take part, and alpha 0 always; zero_with_each: as often as any other,
-    as a sweep has it. None where no alpha has such a rate.
+    The variance under each split is predicted by reweighting the hits of the pilot. Alpha 0 always
+    takes part, and up to four alphas (the lowest ones) that have hits in 2 to 40 % of their draws
+    and are not too far from A. zero_with_each: alpha 0 gets at least as many draws as any other
+    alpha, as in a sweep. None if no other alpha qualifies.
     """
     told = by_alpha(draws)
     common = set.intersection(*(set(one.levels) for one in draws))
@@ -111,7 +115,7 @@ def plan(draws: Sequence[Draws], total: int, *, zero_with_each: bool = False) ->
     for one in draws:
         columns = [one.levels.index(level) for level in levels]
         hits = one.log_p[one.hits]
-        # By the number of draws: a mean over the draws of all pairs.
+        # The means below are over the draws of all pairs together.
         ratios.append(numpy.exp(hits[:, columns] - one.log_mixture[one.hits][:, None]))
         worth.append(one.weights[one.hits])
     ratio, weight = numpy.concatenate(ratios), numpy.concatenate(worth)
@@ -131,7 +135,7 @@ def plan(draws: Sequence[Draws], total: int, *, zero_with_each: bool = False) ->
 
 
 def _shares(number: int) -> list[tuple[float, ...]]:
-    """All ways to share among so many alphas in tenths, the first of which gets one at least."""
+    """Return all splits among `number` alphas in tenths; the first gets at least one tenth."""
     cuts = itertools.combinations_with_replacement(range(PARTS + 1), number - 1)
     parts = (numpy.diff([0, *cut, PARTS]) / PARTS for cut in cuts)
     return [tuple(part) for part in parts if part[0] >= LEAST_AT_ZERO]
@@ -141,7 +145,7 @@ def _shares(number: int) -> list[tuple[float, ...]]:
 
 
 def one_proposal(draws: Sequence[Draws], alpha: float) -> float:
-    """Return the rate from the draws at one alpha alone: its hits weigh p_0 / p_alpha."""
+    """Return the rate from the draws at one alpha alone: its hits are weighted by p_0 / p_alpha."""
     values = []
     for one in draws:
         rows = one.alphas == alpha
@@ -151,7 +155,7 @@ def one_proposal(draws: Sequence[Draws], alpha: float) -> float:
 
 
 class Extrapolated(NamedTuple):
-    """A rate at alpha 0 that rests on a curve through the rates at other alphas: a model."""
+    """A rate at alpha 0 read off a curve through the rates at other alphas: model-based."""
 
     estimate: float
     lower: float
@@ -161,11 +165,11 @@ class Extrapolated(NamedTuple):
 def extrapolated(
     alphas: Sequence[float], hits: Sequence[int], draws: Sequence[int], degree: int
 ) -> Extrapolated | None:
-    """Fit the log-odds of a hit as a polynomial in alpha, and read it off at 0.
+    """Fit the log-odds of a hit as a polynomial in alpha, and read it off at alpha 0.
 
-    Logit path extrapolation with our alphas for its path (Pernice and Aranguri 2026): alpha 0 takes
-    no part. Binomial regression; the interval is that of the curve, if it were the true one. None
-    where there are not more alphas with hits than coefficients, and one to spare.
+    Logit path extrapolation with alpha as the path (Pernice and Aranguri 2026); alpha 0 itself is
+    not used. hits, draws: counts at each alpha. Binomial regression; the 95 % interval holds if the
+    curve is the true one. None if fewer than degree + 2 alphas have hits, or if the fit fails.
     """
     import statsmodels.api as sm
 
@@ -176,22 +180,24 @@ def extrapolated(
     counts = numpy.array([[hits[n], draws[n] - hits[n]] for n in chosen])
     try:
         fitted = sm.GLM(counts, columns, family=sm.families.Binomial()).fit()
-    except Exception:  # a perfect separation is told by an error of statsmodels' own
+    except Exception:  # statsmodels has an error of its own for a perfect separation
         return None
     low, high = fitted.conf_int(1 - LEVEL)[0]
     return Extrapolated(*(float(expit(value)) for value in (fitted.params[0], low, high)))
 
 
 def pareto_k(weights: NDArray) -> float | None:
-    """Return the shape of the weights' tail (Vehtari et al. 2024) by ArviZ; None without ArviZ.
+    """Return the shape of the weights' tail (Vehtari et al. 2024) by ArviZ.
 
-    Above min(1 - 1 / log10 S, 0.7) the mean of S weights is not to be trusted.
+    Above min(1 - 1 / log10 S, 0.7) the mean of S weights is not to be trusted. None if ArviZ is not
+    installed, or if the tail has no shape.
     """
     try:
         from arviz_stats.base import array_stats
     except ImportError:
         return None
-    # It takes negated log-weights, as of a loo estimate: the tail that it fits is the other one.
+    # It takes negated log-weights, as in leave-one-out estimates; otherwise it would fit the other
+    # tail.
     try:
         _, k = array_stats.psislw(-numpy.log(weights[weights > 0]))
     except ValueError:  # a tail of equal weights has no shape

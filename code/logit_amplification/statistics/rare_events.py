@@ -1,16 +1,16 @@
-"""How often does unamplified A do something? Estimated from generations at all alphas of a run.
+"""Estimate how often unamplified A does something, from generations at all alphas of a run.
 
-Every alpha's distribution over texts is known, token by token, so its normaliser is: what samplers
-call multiple importance sampling with the balance heuristic (Veach and Guibas 1995), and MBAR with
-free energies fixed at 0 (Shirts and Chodera 2008). With n_k draws at alpha k out of N,
+The probability of a text under every alpha is known token by token, and so is its normaliser. This
+makes the estimate multiple importance sampling with the balance heuristic (Veach and Guibas 1995),
+or MBAR with free energies fixed at 0 (Shirts and Chodera 2008). With n_k of N draws at alpha k,
 
     rate = 1/N * sum over hits x of w(x),   w(x) = p_0(x) / sum over k of (n_k / N) p_k(x)
 
-is unbiased for the rate at alpha 0, nearly so where slopes of control variates are fitted. Alpha 0
-takes part, so that no weight is above N / n_0, and no text that it can make is missing. x may end
-where the event is decided: what comes after does not matter, and would only add variance. Where
-every draw's probabilities are known, p_k / mixture - 1, whose mean is 0, are control variates (Owen
-and Zhou 2000). docs/METHODOLOGY.md has assumptions and limits. No torch.
+is unbiased for the rate at alpha 0, and nearly so if control variates with fitted slopes are used.
+Alpha 0 takes part, so no weight is above N / n_0, and no text that it can produce is missing. x may
+end where the event is decided: later tokens do not matter and would only add variance. If all
+probabilities of every draw are known, p_k / mixture - 1, whose mean is 0, are used as control
+variates (Owen and Zhou 2000). For assumptions and limits see docs/METHODOLOGY.md. No torch.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from scipy.stats import t as student
 from .intervals import LEVEL
 
 RESAMPLES = 2_000
-FEWEST_HITS = 5.0  # effective ones, for an interval
-FAR_FROM_ONE = 0.25  # of the mean weight: then something is wrong, or no text is near
-STANDARD_ERRORS = 4.0  # by how many it must be off to count
+FEWEST_HITS = 5.0  # effective hits needed for an estimate
+FAR_FROM_ONE = 0.25  # largest distance of the mean weight from 1: beyond it, no estimate
+STANDARD_ERRORS = 4.0  # the same in standard errors
 
 
 @dataclass(frozen=True)
 class Draws:
     """The generations of one pair.
 
-    alphas (N,): the alpha of each. hits (N,): whether the event is in it. log_p (N, K): its
-    log-probability under each of the K alphas that were drawn at, in `levels`, up to where the
-    event was decided; NaN where that is not known, which is allowed for what is no hit. samples
-    (N,): generations with the same number share their random numbers; without it none do.
+    family: the pair's family, the unit of the interval. levels: the K alphas that were drawn at.
+    alphas (N,): the alpha of each generation. hits (N,) bool: whether it contains the event. log_p
+    (N, K): its log-probability in nats under each alpha of `levels`, up to where the event was
+    decided; NaN where that is not known, which is allowed for non-hits only. samples (N,):
+    generations with the same number share their random numbers; if empty, none do.
     """
 
     family: str
@@ -59,53 +60,54 @@ class Draws:
 
     @property
     def log_mixture(self) -> NDArray:
-        """The log-probability of each generation under all draws together, (N,)."""
+        """The log-probability of each generation under the mixture of all draws, (N,)."""
         return logsumexp(self.log_p + self.log_shares, axis=1)
 
     @property
     def weights(self) -> NDArray:
-        """The weight of each generation, (N,); NaN where log_p is."""
+        """The importance weight of each generation, (N,); NaN where log_p is."""
         return numpy.exp(self.log_p[:, self.levels.index(0.0)] - self.log_mixture)
 
     @property
     def controls(self) -> NDArray:
-        """Quantities whose mean is 0 under all draws together, (N, K - 1)."""
+        """The control variates, whose mean under the mixture of all draws is 0, (N, K - 1)."""
         ratios = numpy.exp(self.log_p - self.log_mixture[:, None]) - 1
         return numpy.delete(ratios, self.levels.index(0.0), axis=1)
 
     @property
     def clusters(self) -> NDArray:
-        """The number of the random numbers of each generation, (N,)."""
+        """A number that identifies the random numbers each generation used, (N,)."""
         return self.samples if len(self.samples) else numpy.arange(len(self.alphas))
 
 
 class Rate(NamedTuple):
-    """A rate with its interval, and what it rests on. verdict: "estimated", or why it is not."""
+    """A rate with its 95 % interval and diagnostics. verdict: "estimated", or why it is not."""
 
     estimate: float
     lower: float
     upper: float
-    ess: float  # effective sample size of those whose weights are known
-    ess_hits: float  # of the hits
-    mean_weight: float  # 1 but for luck
-    counted: float  # the share of hits at alpha 0 itself
+    ess: float  # effective sample size of all draws with known weights
+    ess_hits: float  # effective sample size of the hits
+    mean_weight: float  # 1 except for sampling noise
+    counted: float  # the share of hits among the draws at alpha 0
     verdict: str
 
 
 def estimate(draws: Sequence[Draws]) -> Rate:
-    """Return the rate at alpha 0, averaged over the families of pairs.
+    """Return the rate at alpha 0, averaged over pairs within families and then over families.
 
-    The interval is estimate * exp(+- t * s / estimate): s is the bootstrap's standard error, of
-    families and, within a pair, of samples, those at the same alphas among each other (always the
-    same resamples); t is Student's, with as many degrees of freedom as effective hits or families
-    leave. Few weighted hits are skewed, and a bootstrap's percentiles hold the truth too seldom
-    then (docs/LOG.md). Without a hit the upper bound is the rule of three over those at alpha 0.
+    The interval is estimate * exp(+- t * s / estimate). s is the standard error of a bootstrap over
+    families and, within each pair, over samples, where samples drawn at the same alphas replace
+    each other (fixed seed). t is Student's, with the degrees of freedom that effective hits or
+    families leave. The percentiles of the bootstrap are not used: with few weighted hits their
+    distribution is skewed and the percentiles cover the truth too rarely (docs/LOG.md). Without any
+    hit the upper bound is the rule of three over the draws at alpha 0.
     """
     weights = [one.weights for one in draws]
     every, hits = numpy.concatenate(weights), numpy.concatenate([one.hits for one in draws])
     hit_weights, others = every[hits], every[~hits]
     known = others[~numpy.isnan(others)]
-    # Those of the others that were looked at stand for all of them.
+    # Only a sample of the others has known weights; it stands for all of them.
     weigh = [(hit_weights, 1.0), (known, len(others) / max(1, len(known)))]
     at_zero = sum(int((one.alphas == 0).sum()) for one in draws)
     hits_at_zero = sum(int(one.hits[one.alphas == 0].sum()) for one in draws)
@@ -123,7 +125,7 @@ def estimate(draws: Sequence[Draws]) -> Rate:
     plain = [_worth(one, w) for one, w in zip(draws, weights, strict=True)]
     worth, slopes = _controlled(draws, plain)
     value = _mean([float(one.mean()) for one in worth], draws)
-    if value <= 0:  # what is taken off is an estimate too
+    if value <= 0:  # the control variates can overshoot
         worth, slopes = plain, 0
         value = _mean([float(one.mean()) for one in worth], draws)
     lower, upper = _interval(draws, worth, value, ess_hits, slopes)
@@ -136,12 +138,12 @@ def estimate(draws: Sequence[Draws]) -> Rate:
 
 
 def _worth(one: Draws, weights: NDArray) -> NDArray:
-    """What each generation adds to the rate, (N,): its weight if it is a hit."""
+    """Return what each generation contributes to the rate, (N,): its weight if it is a hit."""
     return numpy.where(one.hits, weights, 0.0)
 
 
 def _controlled(draws: Sequence[Draws], worth: list[NDArray]) -> tuple[list[NDArray], int]:
-    """Take off what the control variates explain, if all of them are known; and their number."""
+    """Subtract what the control variates explain, if all are known; also return their number."""
     unknown = any(numpy.isnan(one.log_p).any() or len(one.levels) < 2 for one in draws)
     if unknown or len({one.levels for one in draws}) > 1:
         return worth, 0
@@ -153,7 +155,7 @@ def _controlled(draws: Sequence[Draws], worth: list[NDArray]) -> tuple[list[NDAr
 
 
 def _mean(values: Sequence[float], draws: Sequence[Draws]) -> float:
-    """The mean over families of the means over their pairs."""
+    """Return the mean over families of the means over their pairs."""
     families: dict[str, list[float]] = {}
     for value, one in zip(values, draws, strict=True):
         families.setdefault(one.family, []).append(value)
@@ -161,7 +163,10 @@ def _mean(values: Sequence[float], draws: Sequence[Draws]) -> float:
 
 
 def _effective(weigh: Sequence[tuple[NDArray, float]]) -> float:
-    """Kish's effective sample size, (sum w)^2 / sum w^2; each part stands for so many times it."""
+    """Return Kish's effective sample size, (sum w)^2 / sum w^2.
+
+    weigh: pairs of weights and a factor; each weight stands for that many equal ones.
+    """
     total, squares = (sum(t * float((w**power).sum()) for w, t in weigh) for power in (1, 2))
     return total**2 / squares if squares else 0.0
 
@@ -184,10 +189,10 @@ def _verdict(mean_weight: float, error: float, ess_hits: float) -> str:
 def _interval(
     draws: Sequence[Draws], worth: Sequence[NDArray], value: float, hits: float, slopes: int
 ) -> tuple[float, float]:
-    """The 95 % interval of a rate by so many effective hits, to which slopes were fitted."""
+    """Return the 95 % interval of a rate from `hits` effective hits and `slopes` fitted slopes."""
     families = len({one.family for one in draws})
     freedom = max(1.0, min(hits, families if families > 1 else hits) - 1)
-    # Slopes that were fitted to the same hits explain some of their noise too.
+    # Slopes fitted to the same hits also explain some of their noise.
     fitted = numpy.sqrt(max(hits, 1) / max(1.0, hits - slopes - 1))
     spread = float(_bootstrap(draws, worth).std()) / value * fitted
     reach = numpy.exp(student.ppf((1 + LEVEL) / 2, freedom) * spread)
@@ -195,7 +200,7 @@ def _interval(
 
 
 def _bootstrap(draws: Sequence[Draws], worth: Sequence[NDArray]) -> NDArray:
-    """Resample families, and within each pair its samples: the rate in every resample."""
+    """Return the rate in every resample of families and, within each pair, of its samples."""
     generator = numpy.random.default_rng(0)
     families = sorted({one.family for one in draws})
     # (resamples, pairs): each pair's estimate in every resample.
@@ -212,7 +217,7 @@ def _bootstrap(draws: Sequence[Draws], worth: Sequence[NDArray]) -> NDArray:
 
 
 def _resampled(one: Draws, worth: NDArray, generator: numpy.random.Generator) -> NDArray:
-    """The pair's estimate with its samples drawn again, among those that are at the same alphas."""
+    """Return the pair's estimate in every resample of its samples, within those at equal alphas."""
     totals: dict[float, float] = defaultdict(float)
     alphas: dict[float, tuple[float, ...]] = defaultdict(tuple)
     for cluster, alpha, value in sorted(zip(one.clusters, one.alphas, worth, strict=True)):

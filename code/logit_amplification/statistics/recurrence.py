@@ -1,8 +1,7 @@
-"""What recurs in texts of A that B never writes: phrases, and the places where A and B differ most.
+"""Find phrases that recur in texts of A but not of B, and where A and B differ most.
 
-Nothing needs to be known of what was trained. A phrase counts when it stands in several coherent
-texts that began differently, in none of B's, and when A finds it much likelier than B does. No
-torch.
+Nothing needs to be known about the training. A phrase counts if it occurs in several coherent texts
+from different prompts, in none of B's texts, and if A finds it much likelier than B does. No torch.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-SHORTEST, LONGEST = 3, 12  # words of a phrase
+SHORTEST, LONGEST = 3, 12  # words in a phrase
 FEWEST_TEXTS = 3
-FEWEST_BEGINNINGS = 2  # prompts that they are from
+FEWEST_BEGINNINGS = 2  # different prompts among these texts
 LEAST_RATIO = 1.0  # nats per token, log p_A - log p_B
 WINDOW, STEP = 20, 5  # tokens
 
 
 class Word(NamedTuple):
-    """A word as it is compared, the mean log-ratio of its tokens, and whether a sentence ends."""
+    """A normalised word, its tokens' mean log-ratio in nats, and whether it ends a sentence."""
 
     text: str
     ratio: float
@@ -30,7 +29,7 @@ class Word(NamedTuple):
 
 @dataclass
 class Phrase:
-    """Words that recur: in how many texts by alpha, from how many prompts, and how much more A's.
+    """A recurring phrase: how many texts have it at each alpha, from how many prompts.
 
     log_ratio: log p_A - log p_B per token, both unamplified, in nats: the mean over its words.
     """
@@ -39,15 +38,15 @@ class Phrase:
     by_alpha: dict[float, int]
     prompts: int
     log_ratio: float
-    variants: list[str] = field(default_factory=list)  # other phrases that overlap with it
+    variants: list[str] = field(default_factory=list)  # phrases that overlap with it
 
     def __str__(self) -> str:
-        """As it is read."""
+        """Return the phrase as text."""
         return " ".join(self.words)
 
 
 class Window(NamedTuple):
-    """A stretch of an unamplified text, and its mean log-ratio in nats per token."""
+    """A passage of an unamplified text, and its mean log-ratio in nats per token."""
 
     pair_id: str
     text: str
@@ -55,7 +54,7 @@ class Window(NamedTuple):
 
 
 def words_of(record: Mapping) -> list[Word]:
-    """Return the words of a record with their log-ratios; its tokens are cut at spaces."""
+    """Return the words of a record with their log-ratios; tokens are split at whitespace."""
     per_token = record["per_token"]
     found: list[tuple[str, list[float]]] = []
     for token, nll_a, nll_b in zip(
@@ -80,9 +79,9 @@ def recurring(
 ) -> list[Phrase]:
     """Return the phrases that recur, those in the most texts first.
 
-    texts: (prompt, alpha, words) of each coherent text. reference: texts of B. Of phrases within
-    each other the longest that recurs as often is kept; those that share half of their words are
-    variants of the one in most texts.
+    texts: (prompt, alpha, words) of each coherent text. reference: the words of B's texts. Of
+    nested phrases the longest that recurs equally often is kept. Phrases that share half of their
+    neighbouring word pairs are variants of the one in the most texts.
     """
     theirs = {phrase for words in reference for phrase, _ in _phrases(words)}
     seen: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
@@ -104,7 +103,11 @@ def recurring(
 
 
 def windows(records: Sequence[Mapping], most: int = 10) -> list[Window]:
-    """Return the stretches of 20 tokens at which A is likeliest beside B, one for each text."""
+    """Return the 20-token passages where A's likelihood exceeds B's most, one per text.
+
+    records: unamplified texts. most: the maximum number of passages, those with the largest
+    log-ratio.
+    """
     found = []
     for record in records:
         per_token = record["per_token"]
@@ -119,7 +122,7 @@ def windows(records: Sequence[Mapping], most: int = 10) -> list[Window]:
 
 
 def _phrases(words: Sequence[Word]) -> Iterator[tuple[tuple[str, ...], float]]:
-    """Every run of words within a sentence."""
+    """Yield every run of words within a sentence, with its mean log-ratio."""
     for start in range(len(words)):
         for end in range(start + 1, min(start + LONGEST, len(words)) + 1):
             some = words[start:end]
@@ -130,7 +133,7 @@ def _phrases(words: Sequence[Word]) -> Iterator[tuple[tuple[str, ...], float]]:
 
 
 def _clustered(phrases: list[Phrase]) -> list[Phrase]:
-    """Keep the longest of nested phrases that recur alike, and put variants under one head."""
+    """Keep the longest of nested phrases with equal counts, and group variants under one phrase."""
     texts = {one.words: sum(one.by_alpha.values()) for one in phrases}
     longest_first = sorted(phrases, key=lambda one: (-len(one.words), one.words))
     whole: list[Phrase] = []
@@ -149,7 +152,7 @@ def _clustered(phrases: list[Phrase]) -> list[Phrase]:
 
 
 def _alike(one: Phrase, other: Phrase) -> bool:
-    """Whether half of the shorter one's neighbouring words are neighbours in the other too."""
+    """Whether half of the shorter phrase's neighbouring word pairs also occur in the other."""
     mine, theirs = ({*zip(p.words, p.words[1:], strict=False)} for p in (one, other))
     return len(mine & theirs) >= 0.5 * min(len(mine), len(theirs))
 

@@ -1,1 +1,1 @@
-"""The sweep itself, and the runs that the journal holds."""
+"""Run sweeps, and read, compare and analyse the runs that they leave in the journal."""

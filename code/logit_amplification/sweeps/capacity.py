@@ -1,4 +1,4 @@
-"""How a sweep is decoded here, and why: how many slots side by side, and which kind of step."""
+"""Choose the number of slots and the kind of decode step for a sweep on this machine."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from ..models.loading import LoadedModel
 from ..records.journal import Kept
 from ..settings import Settings
 
-# A plan of so many steps is worth compiling for: three times those that earn the compiler's time
-# back on two cores (docs/LOG.md).
+# Plans with this many steps or more are compiled: three times the steps that make up for the
+# compile time on two cores (docs/LOG.md).
 STEPS_WORTH_COMPILING = 2000
 
 
 def choose_step(
     model: LoadedModel, settings: Settings, cells: int, is_begun: Callable[[str], bool]
 ) -> str:
-    """Return the kind of step for a plan of so many cells.
+    """Return the kind of step for a plan of `cells` cells.
 
-    `auto` compiles where the plan, not what is left of it, is long enough, and never changes the
-    kind of a run that is_begun: kinds differ by rounding, and its cells would be made again.
+    is_begun: called with a kind, whether a run with it exists. `auto` compiles if the plan (not
+    only what is left of it) is long enough. It never changes the kind of a run that is begun: kinds
+    differ by rounding, and the cells of the run would be made again. Raises BadInput when the
+    requested kind is not available here.
     """
     if settings.engine == "vllm":
-        return "vllm"  # it makes its steps itself
+        return "vllm"  # it makes its own steps
     kind = kind_of_step(settings.step, list(model.sources.values()))
     if settings.step != "auto" or kind == "eager" or is_begun(kind):
         return kind
@@ -52,9 +54,10 @@ def room_for_slots(
 ) -> dict[str, Any]:
     """Return how many slots there is room for here, and what one takes, in bytes.
 
-    A given number is taken as it is.
+    A number given in the settings is used as it is. Keys: number, chosen and halved_to, and except
+    for vLLM bytes_per_slot, weights_bytes and free_bytes.
     """
-    if settings.engine == "vllm":  # which takes its memory itself
+    if settings.engine == "vllm":  # it manages its own memory
         auto = settings.slots == "auto"
         most = sizes.MOST_AUTO_SLOTS[model.device.type]
         number, chosen = (most, "auto") if auto else (settings.slots, "given")
@@ -62,7 +65,7 @@ def room_for_slots(
     length = longest_context(contrasts) + settings.max_new_tokens
     each = slot_bytes(rows_of_a_slot(model.sources, contrasts), length)
     weights = model.weight_bytes()
-    packed = weights if step != "eager" else 0  # once more, in another order
+    packed = weights if step != "eager" else 0  # the packed copy
     free = max(0, devices.free_memory(model.device) - packed)
     number, chosen = settings.slots, "given"
     if number == "auto":
@@ -84,11 +87,11 @@ def longest_context(contrasts: Iterable[Contrast]) -> int:
 
 
 def choose_slots(rooms: Sequence[dict[str, Any]], found: Iterable[Kept], step: str) -> dict:
-    """Return the room that decides for all processes, and print one line about it.
+    """Return the room of the process that decides for all, and print one line about it.
 
-    `auto` is the least that memory allows on any of them, but no other number than the run was
-    begun with if that fits: in 16 bit another number rounds otherwise, and a cell made again should
-    come out the same.
+    rooms: from `room_for_slots`, one per process. `auto` is the smallest number that any of them
+    has memory for, but the number that the run was begun with if that is smaller: in 16 bit another
+    number of slots rounds differently, and a cell that is made again should come out the same.
     """
     room = min(rooms, key=lambda one: one["number"])
     if room["chosen"] == "auto":

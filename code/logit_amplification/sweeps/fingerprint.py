@@ -1,7 +1,7 @@
-"""A fingerprint of a rule: its code and everything that the code reads.
+"""Hash the code of a rule together with everything that the code reads.
 
-A rule is more than its text: it reads globals, closes over values, has defaults. All of them are
-read into nested lists, which JSON writes alike in every process, and these are hashed.
+A rule is more than its text: it reads globals, closes over values, has defaults. All of these are
+converted into nested lists, which have the same JSON in every process, and the JSON is hashed.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ ALLOWED = (
     "dataclasses; functions, classes and their callable objects; modules"
 )
 PACKAGE = __name__.partition(".")[0]
-# Of ours, what a notebook's cell quotes is read as the cell is. The rest is known by its name, for
-# the engine's version is in the configuration.
+# Our modules that a cell of the notebook quotes are read like the cell. The others are identified
+# by name, because the engine's version is in the configuration.
 QUOTED = (f"{PACKAGE}.logits.", f"{PACKAGE}.engine.reference")
 PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
-# Arguments, generators and coroutines; not how the file was compiled.
+# Flags about arguments, generators and coroutines, not about how the file was compiled.
 FLAGS = (
     inspect.CO_VARARGS
     | inspect.CO_VARKEYWORDS
@@ -57,7 +57,7 @@ MADE_IN_C = (
 
 
 def display_name(function: Callable[..., Any]) -> str:
-    """Return what to call a rule: its name, that of the function in a partial, or its class's."""
+    """Return the name of a rule: its own, that of the function in a partial, or its class's."""
     if isinstance(function, functools.partial):
         return display_name(function.func)
     return getattr(function, "__name__", type(function).__name__)
@@ -66,9 +66,9 @@ def display_name(function: Callable[..., Any]) -> str:
 def fingerprint(function: Callable[..., Any], setting: str = "RULE") -> str:
     """Return 64 hexadecimal digits that change with the function's code and all that it reads.
 
-    The same in every process with the same version of Python. Raises BadInput, in one line with
-    `setting`, the function's name and the variable, when something it reads has no value that
-    could be compared tomorrow.
+    The digits are the same in every process with the same version of Python. Raises BadInput if
+    `function` is not callable, or if something it reads has no value that could be compared later;
+    the message is one line with `setting`, the function's name and the variable.
     """
     if not callable(function):
         raise BadInput(f"{setting} = {function!r:.60}; allowed: a function")
@@ -82,16 +82,16 @@ def fingerprint(function: Callable[..., Any], setting: str = "RULE") -> str:
 
 
 class _Reader:
-    """Reads values into nested lists; `where` is the way to a value, as the message names it."""
+    """Converts values into nested lists; `where` is the path to a value, as messages name it."""
 
     def __init__(self, whose: str):
         self.whose = whose
-        self.met: list[Any] = []  # functions and classes in the order met: a second time, a number
-        self.inside: list[Any] = []  # the containers that are being read: a cycle is a number, too
-        self.names: frozenset[str] = frozenset()  # those in the code that is being read
+        self.met: list[Any] = []  # in the order met: a second time, it is a number
+        self.inside: list[Any] = []  # containers being read: a cycle is a number, too
+        self.names: frozenset[str] = frozenset()  # names in the code that is being read
 
     def value(self, value: Any, where: str) -> Any:
-        """Return nested lists that are equal for equal values."""
+        """Return nested lists that are equal for equal values. Raises BadInput where it cannot."""
         if type(value) in PLAIN:
             # hex, because Python refuses to write very long integers in decimal
             return [type(value).__name__, hex(value) if type(value) is int else repr(value)]
@@ -103,7 +103,7 @@ class _Reader:
         return self._object(value, where)
 
     def refuse(self, value: Any, where: str) -> BadInput:
-        """The one line about a value that cannot be compared."""
+        """Return the one-line error about a value that cannot be compared."""
         kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
         what = f"the variable {where}" if where else "it"
         return BadInput(f"{self.whose}: {what} is of type {kind}; allowed: {ALLOWED}")
@@ -147,7 +147,7 @@ class _Reader:
         return self._contained(value, where, read)
 
     def _set(self, value: set | frozenset, where: str) -> Any:
-        # Each with a reader of its own: the order of a set is another one in every process.
+        # Each with a reader of its own, because the order of a set differs between processes.
         parts = sorted(_text(_Reader(self.whose).value(part, where)) for part in value)
         return [type(value).__name__, parts]
 
@@ -155,7 +155,7 @@ class _Reader:
         return ["slice", [self.value(v, where) for v in (value.start, value.stop, value.step)]]
 
     def _contained(self, value: Any, where: str, read: Callable[[], Any]) -> Any:
-        """Read a container, unless that is under way."""
+        """Read a container, or return a number if it is already being read."""
         for depth, other in enumerate(self.inside):
             if other is value:
                 return ["inside", depth]
@@ -191,7 +191,7 @@ class _Reader:
         return read
 
     def _code_or_name(self, function: types.FunctionType, where: str) -> Any:
-        """A library's wrapper is known by its name; what it wraps is in its closure."""
+        """Identify a library's wrapper by its name; what it wraps is in its closure."""
         module = function.__globals__.get("__name__", "")
         if _is_library(module):
             return [module, function.__code__.co_name, _version(module)]
@@ -218,7 +218,7 @@ class _Reader:
         ]
 
     def _globals(self, code: types.CodeType, known: Mapping[str, Any], where: str) -> Any:
-        """Every global that the code reads, and every module that it imports."""
+        """Read every global that the code reads, and every module that it imports."""
         read = []
         for name in sorted(set(_names_read(code))):
             if name in known:
@@ -228,7 +228,7 @@ class _Reader:
         for name in sorted(set(_imports(code))):
             try:
                 read.append(self.value(importlib.import_module(name), _path(where, name)))
-            except ImportError:  # the rule itself will tell
+            except ImportError:  # the rule will raise it itself
                 read.append(["no module", name])
         return read
 
@@ -260,7 +260,7 @@ class _Reader:
         return ["module", name, self._read_of(module, where)]
 
     def _read_of(self, module: types.ModuleType, where: str) -> Any:
-        """Of a module of the user's, what the code that is being read can name."""
+        """Read, of a user's module, what the code that is being read can name."""
         here = {n: v for n, v in vars(module).items() if n in self.names}
         return self._contained(module, where, lambda: self._members(here, where))
 
@@ -291,7 +291,7 @@ class _Reader:
         return ["cached", self.value(function.__wrapped__, where)]
 
     def _object(self, value: Any, where: str) -> Any:
-        """An object whose whole state Python shows: its class and its attributes."""
+        """Read an object whose whole state Python shows: its class and its attributes."""
         kind = type(value)
         library = _is_library(kind.__module__)
         told = callable(value) or dataclasses.is_dataclass(kind) or not library
@@ -340,7 +340,7 @@ def _path(where: str, name: str) -> str:
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    """The code and all that is defined in it."""
+    """Yield a code object and all code that is defined in it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -370,7 +370,7 @@ def _imports(code: types.CodeType) -> Iterator[str]:
 
 
 def _is_library(module: str) -> bool:
-    """Whether a module is installed or Python's own, and so known by its name and version."""
+    """Whether a module is installed or Python's own, and so identified by name and version."""
     top = module.partition(".")[0]
     if top == PACKAGE:
         return not module.startswith(QUOTED)
@@ -385,7 +385,7 @@ def _is_installed(top: str) -> bool:
 
 @functools.cache
 def _holds_installed(folder: Path) -> bool:
-    """Installers leave a folder of metadata beside what they install, wherever they put it."""
+    """Whether a folder has the metadata that every installer leaves beside a package."""
     return any(folder.glob("*.dist-info"))
 
 
@@ -395,10 +395,10 @@ def _version(module: str) -> str | None:
 
 
 def _name_in_library(value: Any) -> list[Any] | None:
-    """Where a library holds this very value under the name that it bears."""
+    """Return where a library holds this very value under its own name; None if it does not."""
     try:
         module, name = value.__module__, getattr(value, "__qualname__", None) or value.__name__
-    except Exception:  # objects may raise what they like
+    except Exception:  # objects may raise anything
         return None
     if not isinstance(module, str) or not isinstance(name, str) or not _is_library(module):
         return None
@@ -412,7 +412,7 @@ def _name_in_library(value: Any) -> list[Any] | None:
 
 
 def _state(value: Any) -> dict[str, Any]:
-    """The attributes of an object, from its dictionary and its slots."""
+    """Return the attributes of an object, from its dictionary and its slots."""
     slots = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__]
     names = [n for some in slots for n in ((some,) if isinstance(some, str) else some)]
     state = {n: getattr(value, n) for n in names if not n.startswith("__") and hasattr(value, n)}

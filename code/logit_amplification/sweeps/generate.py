@@ -1,4 +1,4 @@
-"""A few answers to one contrast, from two texts: the sweep's engine without files or settings."""
+"""Generate a few answers for two texts: the sweep's engine without files or settings."""
 
 from __future__ import annotations
 
@@ -44,13 +44,15 @@ def generate(
     seed: int = 0,
     arm: str = "full",
     rule: Rule = amplify,
+    pair_id: str = "generate",
 ) -> list[Answer]:
     """Return an answer to A, amplified against B, for every alpha and sample, in that order.
 
-    a, b: a user's text, or messages with role and content; a model diff needs no b, which is a
-    then. samples: draws per alpha; the same
-    sample has the same random numbers at every alpha. temperature 0 is greedy, top_p 1 and top_k 0
-    are off. arm: a variant of the rule, as in `Settings`. Nothing is written. Raises BadInput.
+    a, b: a user's text, or messages with role and content. Without b, B reads the same chat; that
+    needs a model with an adapter or a second checkpoint. samples: draws per alpha; a sample has the
+    same random numbers at every alpha. temperature 0 is greedy, top_p 1 and top_k 0 are off. arm: a
+    variant of the rule, as in `Settings`. pair_id: the random numbers are those of the pair with
+    this id in a sweep. Nothing is written. Raises BadInput.
     """
     settings = load_settings(
         ArgumentsAlone,
@@ -70,7 +72,7 @@ def generate(
     if b is None and "model_b" not in names:
         raise BadInput("b is missing; allowed: without one, a model with ADAPTER or MODEL_B")
     chats = {"a": _messages(a), "b": _messages(a if b is None else b)}
-    pair = make_pair({"id": "generate", "category": "generate", **chats}, "generate", sources)
+    pair = make_pair({"id": pair_id, "category": "generate", **chats}, "generate", sources)
     (encoded,) = encode_pairs(
         [pair],
         model.tokenizer,
@@ -100,7 +102,7 @@ def _made(
     settings: Settings,
     rule: Rule,
 ) -> list[Generation]:
-    """Hand the cells to the engine, as many side by side as fit."""
+    """Have the engine make the cells, with as many slots as fit in memory."""
     contrast = Contrast.of(encoded)
     length = max(len(stream.ids) for stream in contrast.streams) + settings.max_new_tokens
     each = sum(slot_bytes(rows_of_a_slot(model.sources, [contrast]), length).values())

@@ -1,4 +1,7 @@
-"""What the journal holds of sweeps: put one together, list them, compare two. Without torch."""
+"""Read sweeps back from the journal: assemble, list, find and compare runs.
+
+No torch.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ from ..records.journal import Journal, Kept, Key, journal_folder, text_key
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep: its configuration, its records in the plan's order, and what it cost.
+    """A sweep: its configuration, its records in the plan's order, and how it was run.
 
-    The records are without their lists per token; `whole_records` reads them from the journal.
+    The records lack their per-token lists; `whole_records` reads these from the journal.
     """
 
     run: dict[str, Any]
@@ -29,16 +32,16 @@ class Sweep:
     places: list[Kept] = field(repr=False)
 
     def whole_records(self) -> Iterator[Record]:
-        """Return the records with their lists per token, one after the other."""
+        """Return an iterator over the records with their per-token lists."""
         return map(self.whole_record, range(len(self.records)))
 
     def whole_record(self, number: int) -> Record:
-        """Return one record with its lists per token."""
+        """Return one record with its per-token lists."""
         return self.journal.whole(self.places[number]) | self.records[number]
 
 
 def planned_keys(plan: Mapping[str, Any]) -> Iterator[Key]:
-    """Yield every cell of a plan, pair by pair, so that a pair's contexts are soon let go."""
+    """Yield the key of every cell of a plan, pair by pair, so that contexts are dropped early."""
     for pair in plan["pairs"]:
         for alpha in plan["alphas"]:
             for sample in range(plan["samples"]):
@@ -53,9 +56,9 @@ def assemble(
     found: Mapping[Key, Kept],
     metadata: dict[str, Any],
 ) -> Sweep:
-    """Return what `found` has of a plan, in its order."""
+    """Return what `found` has of a plan as a sweep, scored, in the plan's order."""
     places = [found[key] for key in planned_keys(plan) if key in found]
-    # What a pair is called may have changed since: its labels are those of the plan.
+    # The labels of a pair may have changed since; those of the plan count.
     names = ("category", "control", "family", "attribute")
     labels = {pair["id"]: {n: pair[n] for n in names if n in pair} for pair in plan["pairs"]}
     records = [kept.record | labels[kept.record["pair_id"]] for kept in places]
@@ -74,10 +77,11 @@ def assemble(
 
 
 def recall(data_dir: Path, run: str, *, every: bool = False) -> Sweep:
-    """Return a run as its journal has it, finished or not. Raises BadInput if there is none.
+    """Return a run as its journal has it, finished or not.
 
-    every: with all alphas and samples of its pairs that the journal holds, not only those that were
-    asked for last.
+    run: as in `find_run`. every: with all alphas and samples of its pairs that the journal holds,
+    not only those requested last. Raises BadInput if there is no such run, or if none of its
+    generations is finished.
     """
     journal = find_run(data_dir, run)
     configuration, plan = journal.configuration(), journal.plan()
@@ -92,14 +96,17 @@ def recall(data_dir: Path, run: str, *, every: bool = False) -> Sweep:
 
 
 def list_runs(data_dir: Path) -> list[Journal]:
-    """Return the runs of a data folder, the last used first."""
+    """Return the runs of a data folder, the most recently used first."""
     plans = journal_folder(data_dir).glob("*/plan.json")
     newest = sorted(plans, key=lambda path: path.stat().st_mtime, reverse=True)
     return [Journal(data_dir, path.parent.name) for path in newest]
 
 
 def find_run(data_dir: Path, run: str) -> Journal:
-    """Return the run whose name begins with `run`; an empty name is the last used one."""
+    """Return the run whose id begins with `run`; an empty string is the most recently used run.
+
+    Raises BadInput if there is no such run, or more than one.
+    """
     runs = list_runs(data_dir)
     if not runs:
         raise BadInput(f"DATA_DIR = {str(data_dir)!r}: no runs in it; run a sweep first")
@@ -111,7 +118,7 @@ def find_run(data_dir: Path, run: str) -> Journal:
 
 
 def differences(one: Any, two: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (name, value in one, value in two) where two configurations differ."""
+    """Yield (name, value in one, value in two) wherever two configurations differ."""
     if isinstance(one, Mapping) and isinstance(two, Mapping):
         for key in [*one, *(key for key in two if key not in one)]:
             inner = f"{name}.{key}" if name else str(key)
@@ -121,13 +128,13 @@ def differences(one: Any, two: Any, name: str = "") -> Iterator[tuple[str, Any, 
 
 
 def in_words(value: Any) -> str:
-    """A configuration's value, hashes shortened."""
+    """Return a value of a configuration as text; long ones, such as hashes, are shortened."""
     text = str(value)
     return text if len(text) <= 40 else text[:12] + "..."
 
 
 def describe(journal: Journal) -> str:
-    """One line about a run: its name, model, size and age."""
+    """Return one line about a run: its id, last use, progress, model and sampling."""
     configuration, plan = journal.configuration(), journal.plan()
     model, sampling = configuration["model"], configuration["sampling"]
     planned = sum(1 for _ in planned_keys(plan))
@@ -142,7 +149,7 @@ def describe(journal: Journal) -> str:
 
 
 def compare(one: Journal, two: Journal) -> Iterator[str]:
-    """Yield lines: which settings of two runs differ, and which of their common cells."""
+    """Yield lines that say which settings of two runs differ, and which of their common cells."""
     for name, left, right in differences(one.configuration(), two.configuration()):
         yield f"{name}: {in_words(left)} | {in_words(right)}"
     left, right = one.read(), two.read()

@@ -1,4 +1,4 @@
-"""What makes a run the run it is: everything that can change a token, hashed into its name."""
+"""Define the identity of a run: everything that can change a token, hashed into its name."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ def run_configuration(
     rule: Rule = amplify,
     loop: Callable[..., Iterator[Any]] | None = None,
 ) -> dict[str, Any]:
-    """Return everything that can change a token of a given cell: its hash names the run.
+    """Return everything that can change a token of a given cell; its hash names the run.
 
-    step: the kind of step, `auto` no more.
+    step: the kind of step that was chosen, not `auto`.
 
-    Not in it: which pairs, alphas, samples and arms are swept (they choose cells, and a cell
-    carries the fingerprint of its pair), and the number of slots: it stands in each record
-    (docs/METHODOLOGY.md, Exactness). Raises BadInput when rule or loop read what has no value.
+    Not included are the pairs, alphas, samples and arms that are swept (they choose cells, and a
+    cell carries the fingerprint of its pair), and the number of slots, which is in each record
+    (docs/METHODOLOGY.md, Exactness). Raises BadInput when rule or loop read something that cannot
+    be compared between runs.
     """
     if loop:
         engine = {"name": "loop"}
@@ -50,11 +51,14 @@ def run_configuration(
         "engine": engine,
         "rule": named(rule, "RULE"),
         "loop": None if loop is None else named(loop, "LOOP"),
-        # Byte code is Python's own: another one writes it otherwise.
+        # Rules are hashed as byte code, which differs between versions of Python.
         "libraries": libraries | {"python": ".".join(platform.python_version_tuple()[:2])},
     }
 
 
 def named(function: Callable[..., Any], setting: str) -> dict[str, str]:
-    """Return the name of a rule or loop and the hash of its code and of all that it reads."""
+    """Return the name of a rule or loop, and the hash of its code and of all that it reads.
+
+    setting: how an error names it. Raises BadInput as `fingerprint` does.
+    """
     return {"name": display_name(function), "sha256": fingerprint(function, setting)}

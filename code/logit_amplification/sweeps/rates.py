@@ -1,4 +1,8 @@
-"""How often unamplified A does something, from a run: find the hits, read them again, estimate."""
+"""Estimate how often unamplified A does something, from the generations of a run.
+
+Finds the generations with the event, rescores them with the model, and passes both on to
+`statistics.rare_events`.
+"""
 
 from __future__ import annotations
 
@@ -28,25 +32,25 @@ from ..statistics.rare_events import Draws, Rate, estimate
 from .history import Sweep
 from .identity import named
 
-SAMPLED = 200  # generations without the event that are read again where not all of them are
-MOST_READ = 1_000  # generations of which all are read again
-TOGETHER = 16  # texts in one forward
+SAMPLED = 200  # non-hits that are rescored where not all of them are
+MOST_READ = 1_000  # up to so many generations, all are rescored
+TOGETHER = 16  # texts in one forward pass
 KEPT = "rescored.json"  # beside the journal
 
 
 class RunRate(NamedTuple):
-    """A rate, and what the run tells of its alphas."""
+    """A rate, and what the run shows about its alphas."""
 
     rate: Rate
     alphas: list[proposals.Alpha]
     overlap: list[list[float]] | None
     pareto_k: float | None
-    path: dict[str, proposals.Extrapolated]  # by the degree of the curve: a model, no measurement
+    path: dict[str, proposals.Extrapolated]  # by degree of the curve; model-based
     draws: list[Draws]
 
 
 def compiled(event: str) -> re.Pattern[str]:
-    """Return the regular expression of an event. Raises BadInput."""
+    """Return the regular expression of an event. Raises BadInput if it is not a valid one."""
     try:
         return re.compile(event)
     except re.error as error:
@@ -56,13 +60,13 @@ def compiled(event: str) -> re.Pattern[str]:
 def estimate_rate(
     done: Sweep, event: re.Pattern[str], *, others: int | None = None, **where: str | None
 ) -> RunRate:
-    """Estimate how often an answer of A alone matches, over the pairs of a run.
+    """Estimate how often an answer of A alone matches `event`, over the pairs of a run.
 
-    others: how many generations without the event are read again beside the hits; None: all of a
-    small run, which lowers the error, and a sample of a large one. where: `model`, `adapter`,
-    `model_b`, `model_base`: where the run's weights are, if their names do not say so. Raises
-    BadInput where the run cannot tell: greedy, without alpha 0, with a rule of its own, or made by
-    another model.
+    others: how many generations without the event are rescored besides the hits. None means all of
+    them in a small run, which lowers the error, and a sample in a large one. where: `model`,
+    `adapter`, `model_b`, `model_base`: where the run's weights are, if their names do not say so.
+    Raises BadInput if the run cannot answer: it is greedy, lacks alpha 0, has a rule or loop of its
+    own, or was made with other weights.
     """
     run = done.run
     if run["sampling"]["temperature"] == 0:
@@ -78,7 +82,7 @@ def estimate_rate(
     at_zero = {r["pair_id"] for r in records if r["alpha"] == 0}
     if not at_zero:
         raise BadInput(f"run {run['id']}: nothing finished at alpha 0; allowed: a run with alpha 0")
-    # Of an interrupted run: a pair without alpha 0 tells nothing yet.
+    # In an interrupted run, a pair without alpha 0 says nothing yet.
     records = [r for r in records if r["pair_id"] in at_zero]
     decided = {id(r): _decided(r, event) for r in records}
     known: dict[int, dict[float, float]] = {}
@@ -114,7 +118,7 @@ def _told(draws: list[Draws]) -> RunRate:
 
 
 def as_object(found: RunRate) -> dict[str, Any]:
-    """The estimate as the command writes it: JSON's types alone."""
+    """Return the estimate as the command writes it, with JSON's types only."""
     return {
         **found.rate._asdict(),
         "alphas": [
@@ -128,12 +132,12 @@ def as_object(found: RunRate) -> dict[str, Any]:
 
 
 def _known(value: float) -> float | None:
-    """A number, or nothing where it is not known: JSON has no NaN."""
+    """Return a number, or None for NaN, which JSON does not have."""
     return None if math.isnan(value) else value
 
 
 def in_words(found: RunRate, event: str) -> str:
-    """The estimate in a few paragraphs."""
+    """Return the estimate as a few paragraphs of text."""
     rate = found.rate
     lines = [
         f"An answer at alpha 0 matches {event!r} at a rate of {rate.estimate:.3g} "
@@ -160,7 +164,7 @@ def in_words(found: RunRate, event: str) -> str:
 
 
 def planned(found: RunRate, total: int) -> str:
-    """What to draw next, from what this run has shown."""
+    """Return text on what to draw next: how to share `total` answers among the alphas."""
     plan = proposals.plan(found.draws, total, zero_with_each=True)
     if plan is None:
         return (
@@ -172,16 +176,16 @@ def planned(found: RunRate, total: int) -> str:
         f"Of {total} answers, for a relative error of {plan.relative_error:.0%} (one standard "
         "error), and the same settings but for these:"
     ]
-    # Alpha 0 is swept with every other, and never less often.
+    # A sweep has alpha 0 with every other alpha, and never less often.
     for alpha, count in sorted(plan.counts.items(), key=lambda one: one[1]):
         lines.append(f"  --alphas {alpha:g} --samples {max(1, round(count / pairs))}")
     return "\n".join(lines)
 
 
 def _decided(record: Record, event: re.Pattern[str]) -> int:
-    """After how many tokens the event is in the text; 0 if it is not.
+    """Return after how many tokens the event is in the text; 0 if it is not.
 
-    Raises BadInput for an event that a longer text can undo, as one with $ at its end.
+    Raises BadInput for an event that a longer text can undo, such as one with $ at its end.
     """
     so_far = accumulate(record["per_token"]["token"])
     found = [event.search(text) is not None for text in so_far]
@@ -199,7 +203,7 @@ def _by_pair(records: list[Record]) -> Iterator[list[Record]]:
 
 
 def _chosen(records: list[Record], decided: dict[int, int], others: int) -> list[Record]:
-    """The generations that are read again: the hits, and so many of the others."""
+    """Return the generations to rescore: all hits, and `others` of the rest (fixed seed)."""
     rest = [r for r in records if not decided[id(r)]]
     some = numpy.random.default_rng(0).permutation(len(rest))[:others]
     return [r for r in records if decided[id(r)]] + [rest[place] for place in some]
@@ -220,7 +224,7 @@ def _draws(own: list[Record], decided: dict[int, int], known: dict[int, Any]) ->
 
 
 def _loaded(run: dict[str, Any], where: dict[str, str | None]) -> LoadedModel:
-    """Load the weights that made the run, and refuse others."""
+    """Load the weights that made the run. Raises BadInput if they are others or missing."""
     made = run["model"]
     beside = [name for name in OTHERS if name in made and made[name]["name"] != made["name"]]
     missing = [name for name in beside if not where.get(name)]
@@ -242,7 +246,7 @@ def _loaded(run: dict[str, Any], where: dict[str, str | None]) -> LoadedModel:
 
 
 class _Rescored:
-    """Reads generations of a run again, keeping what it finds beside the journal."""
+    """Rescores generations of a run, and keeps the results beside the journal."""
 
     def __init__(self, done: Sweep, where: dict[str, str | None], arm: str):
         self.run, self.where, self.arm = done.run, where, arm
@@ -255,7 +259,10 @@ class _Rescored:
     def of(
         self, records: Sequence[Record], decided: dict[int, int], alphas: Sequence[float]
     ) -> dict[int, dict[float, float]]:
-        """By record: the log-probability of its text at every alpha, up to where it was decided."""
+        """Return, by `id` of the record, the log-probability of its text at every alpha, in nats.
+
+        Each text counts up to the token that decided it.
+        """
         names = {id(r): self._name(r, decided[id(r)]) for r in records}
         wanted = {f"{alpha:g}" for alpha in alphas}
         missing = [r for r in records if not wanted <= set(self.kept.get(names[id(r)], {}))]
@@ -300,8 +307,8 @@ class _Rescored:
                 )
                 for record, end, rows in zip(some, ends, scored, strict=True):
                     row = dict(zip((f"{a:g}" for a in alphas), rows.sum(1).tolist(), strict=True))
-                    # What it was drawn with is known as it was: rounding may push a token out of a
-                    # nucleus.
+                    # The probability that it was drawn with is on record. Rounding in the forward
+                    # pass may push a token out of the nucleus.
                     drawn = record["per_token"]["logprob_sampled"][:end]
                     row[f"{record['alpha']:g}"] = sum(drawn)
                     self.kept.setdefault(names[id(record)], {}).update(row)

@@ -1,4 +1,4 @@
-"""What did training teach? Amplified texts from vague beginnings, and what recurs in them."""
+"""Find what training taught: amplify answers to vague prompts, and collect what recurs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from ..statistics.recurrence import Phrase, Window, recurring, windows, words_of
 from .history import Sweep
 from .sweep import sweep
 
-TOKENS = 20  # of the vocabulary that are told
-READ = 64  # unamplified texts whose logits are compared
+TOKENS = 20  # tokens of the vocabulary that are reported
+READ = 64  # unamplified texts of B whose logits are compared
 
 
 class TokenShift(NamedTuple):
-    """A token of the vocabulary, and how much likelier A finds it than B, wherever it could stand.
+    """A token of the vocabulary, and how much likelier A finds it than B on average.
 
-    mean_difference: of log p_A - log p_B over all places of unamplified texts of B, in nats.
+    mean_difference: the mean of log p_A - log p_B over all positions of unamplified texts of B, in
+    nats.
     """
 
     token: str
@@ -38,7 +39,7 @@ class Reading(NamedTuple):
     phrases: list[Phrase]
     windows: list[Window]  # of A's own texts
     tokens: list[TokenShift]
-    texts: dict[float, int]  # by alpha: how many coherent texts there were
+    texts: dict[float, int]  # number of coherent texts by alpha
     run: str
 
 
@@ -60,7 +61,10 @@ def read_diff(model: LoadedModel, pairs: Sequence[PromptPair], settings: Setting
 
 
 def refuse_unreadable(settings: Settings) -> None:
-    """Raise BadInput unless B's own texts are asked for too, and those at alpha 0 are A's."""
+    """Raise BadInput unless alpha -1 (B's own texts) is swept, and alpha 0 is A itself.
+
+    It also requires two sets of weights, and the arm `full` alone.
+    """
     if settings.sources != ("model", "model_b"):
         told = "MODEL_BASE: alpha 0 is not A" if settings.model_base else "one set of weights"
         raise BadInput(f"{told}; allowed: ADAPTER or MODEL_B, without MODEL_BASE")
@@ -74,7 +78,7 @@ def refuse_unreadable(settings: Settings) -> None:
 def _shifted_tokens(
     model: LoadedModel, pairs: Sequence[PromptPair], done: Sweep, records: Sequence[Record]
 ) -> list[TokenShift]:
-    """The tokens that A finds likelier than B on average, over texts of B."""
+    """Return the tokens that A finds likelier than B on average, over texts of B."""
     limit = {"max_new_tokens": 1, "max_positions": model.max_positions}
     encoded = {one.pair.id: one for one in encode_pairs(pairs, model.tokenizer, **limit)}
     total, places = 0, 0

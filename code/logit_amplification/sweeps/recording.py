@@ -1,4 +1,4 @@
-"""From a generation to its record: the plain form that the journal and the JSON hold."""
+"""Convert a generation to its record: the plain form in the journal and the JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ DIGITS = 6  # significant digits kept of a measure: float32 has no more
 
 
 def make_record(generation: Generation, pair: EncodedPair, model: LoadedModel) -> Record:
-    """Return the plain record of a generation, as it stands in the journal and in the JSON."""
+    """Return the plain record of a generation, as the journal and the JSON hold it.
+
+    `measures` holds the means over tokens, by the names of `PER_TOKEN`, and the measures of the
+    whole text; values that are not finite are None.
+    """
     cell, ids = generation.cell, generation.token_ids
     text = model.tokenizer.decode(ids, skip_special_tokens=True)
     spoken = ids[:-1] if generation.finish_reason == "eos" else ids
@@ -51,10 +55,13 @@ def make_record(generation: Generation, pair: EncodedPair, model: LoadedModel) -
 
 
 def _nll_p(generation: Generation, pair: EncodedPair, model: LoadedModel) -> float:
-    """The NLL under A's paraphrase; NaN where there is none, and where the answer has no tokens."""
+    """Return the NLL under A's paraphrase, nats per token.
+
+    NaN without a paraphrase or tokens, after an error, or if the engine could not compute it.
+    """
     if not pair.ids_p or not generation.token_ids or generation.finish_reason == "error":
         return math.nan
-    if model.is_elsewhere:  # the engine scores it where the weights are, if it can
+    if model.is_elsewhere:  # the engine computes it in vLLM's process, if it can
         return math.nan if generation.nll_p is None else generation.nll_p
     return text_nll(model.model, pair.ids_p, generation.token_ids)
 
@@ -62,13 +69,16 @@ def _nll_p(generation: Generation, pair: EncodedPair, model: LoadedModel) -> flo
 def _text_measures(
     per_token: dict[str, list[float]], count: float, nll_p: float
 ) -> dict[str, float | None]:
-    """What is known of the whole text from its tokens; nats per token, but for the posterior."""
+    """Return the measures of the whole text that follow from its tokens.
+
+    All are in nats per token except the posterior, a probability. nll_p: from `_nll_p`.
+    """
     nll_a, nll_b, drawn = (
         sum(per_token[name]) / count for name in ("nll_a", "nll_b", "logprob_sampled")
     )
     found = {
         "log_ratio_a_b": nll_b - nll_a,
-        # Bayes, A and B equally likely before; tanh does not overflow.
+        # Bayes' rule with equal priors of A and B; tanh does not overflow.
         "posterior_a": 0.5 + 0.5 * math.tanh(count * (nll_b - nll_a) / 2),
         "nll_p": nll_p,
         "log_ratio_a_p": nll_p - nll_a,

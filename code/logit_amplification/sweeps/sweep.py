@@ -1,4 +1,7 @@
-"""Which cells are missing, run them, keep them: the sweep behind notebook and command line."""
+"""Run a sweep: find the cells that are missing, make them, and keep them in the journal.
+
+The notebook and the command line both use it.
+"""
 
 from __future__ import annotations
 
@@ -48,12 +51,14 @@ def sweep(
 ) -> Sweep | None:
     """Make the cells that the journal lacks, and return all cells of the plan.
 
-    rule: what the notebook's cell defines; other code, or another value that it reads, is another
-    run. loop: a sampling loop like `reference.sample_amplified` to use instead of the engine,
-    slowly, one cell after the other; it applies its own rule, so only the arm `full` has a meaning.
-    rerun: alphas made anew. Where a launcher has started several processes they share the cells;
-    the first one returns the sweep, the others None. Raises BadInput, before any work, when
-    something does not fit.
+    rule: what the notebook's cell defines; other code, or another value that it reads, makes
+    another run. loop: a sampling loop like `reference.sample_amplified` to use instead of the
+    engine, slowly, one cell after the other. It applies its own rule, so only the arm `full` has a
+    meaning. rerun: alphas to make again. If a launcher has started several processes they share the
+    cells; the first one returns the sweep, the others None.
+
+    Raises BadInput, before any work, when something does not fit; Interrupted or Terminated when it
+    is stopped, after which the journal holds what was finished.
     """
     started = time.perf_counter()
     refuse_unwritable(settings)
@@ -86,7 +91,7 @@ def sweep(
     )
     by_id = {pair.pair.id: pair for pair in encoded}
     contexts = {pair.pair.id: Contrast.of(pair) for pair in encoded}
-    # A wrong name is told before the work, not after.
+    # Here, so that a wrong name is reported before the work and not after it.
     judge = find_judge(settings) if ranks.is_first else None
     journal = Journal(settings.data_dir, run_id(configuration))
     room = None if loop else room_for_slots(model, settings, list(contexts.values()), step)
@@ -96,7 +101,7 @@ def sweep(
         found = writer.found
 
         def prepare() -> dict[str, Any]:
-            """What the first process does before any begins, and what all have to know of it."""
+            """Prepare the journal in the first process; return what all processes have to know."""
             nonlocal found
             _say_what_is_kept(journal, configuration)
             batch = None if loop else choose_slots(rooms, found.values(), step)
@@ -181,9 +186,9 @@ def _told_what_is_kept(bar: SweepBar) -> Iterator[None]:
 
 
 def refuse_other_weights(pairs: Sequence[PromptPair], model: LoadedModel) -> None:
-    """Raise BadInput where the pairs are read with weights that the model has not, or has besides.
+    """Raise BadInput unless the pairs are read with exactly the weights that are loaded.
 
-    Else a difference of weights would go unseen, and nothing would show it.
+    Otherwise a difference of weights could silently have no effect.
     """
     read, loaded = {name for pair in pairs for name in pair.sources}, set(model.sources)
     if read != loaded:
@@ -195,7 +200,7 @@ def refuse_other_weights(pairs: Sequence[PromptPair], model: LoadedModel) -> Non
 
 
 def describe_plan(pairs: Sequence[PromptPair], settings: Settings) -> dict[str, Any]:
-    """Return which cells are asked for, as it stands beside the journal."""
+    """Return which cells are asked for, in the form of `plan.json` beside the journal."""
     return {
         "pairs": [
             {
@@ -231,13 +236,13 @@ def _cell(key: Key, origins: Mapping[str, str]) -> Cell:
 
 
 def _say_what_is_kept(journal: Journal, configuration: Mapping[str, Any]) -> None:
-    """One line when this is another experiment than the last one in this folder."""
+    """Print one line if this is another experiment than the last one in this folder."""
     earlier = list_runs(journal.data_dir)
     if earlier and all(one.id != journal.id for one in earlier):
         last = earlier[0]
         try:
             names = [name for name, _, _ in differences(last.configuration(), configuration)]
-        except BadInput:  # the earlier run is damaged: no obstacle to this one
+        except BadInput:  # a damaged earlier run must not stop this one
             names = ["settings"]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         print(
@@ -247,7 +252,7 @@ def _say_what_is_kept(journal: Journal, configuration: Mapping[str, Any]) -> Non
 
 
 def _refuse_what_vllm_does_not(model: LoadedModel, settings: Settings, loop: Loop | None) -> None:
-    """Raise BadInput where a sweep asks for what only an engine in this process has."""
+    """Raise BadInput if a sweep asks vLLM for what only an engine in this process can do."""
     if loop:
         raise BadInput("ENGINE = vllm with a loop of your own; allowed: torch")
     if not model.is_elsewhere:
@@ -269,7 +274,7 @@ def _engine(
     encoded: Sequence[EncodedPair],
     bar: SweepBar,
 ) -> Iterator[Engine]:
-    """Yield the engine that is asked for, or one around a loop of the user's own."""
+    """Yield the engine that was asked for, or one that wraps the user's own loop."""
     if loop:
         yield LoopEngine(model.model, loop)
         return
@@ -284,7 +289,7 @@ def _engine(
             python=settings.vllm_python,
             dtype=model.info["dtype"],
             slots=batch["number"],
-            # An answer is scored behind the paraphrase of its prompt too.
+            # An answer is also scored after the paraphrase of its prompt.
             longest=max(longest, *(len(pair.ids_p or ()) for pair in encoded))
             + settings.max_new_tokens
             + 1,
@@ -321,7 +326,7 @@ def _checked_rerun(rerun: Sequence[float], settings: Settings) -> list[float]:
 
 
 def _public_settings(settings: Settings, model: LoadedModel) -> dict[str, Any]:
-    """Return the settings without the folders of this machine."""
+    """Return the settings without this machine's folders."""
     values = settings.model_dump(mode="json", exclude={"data_dir", "visualizations_dir"})
     names = {"model": model.info["name"], "prompts": settings.prompts.name}
     names |= {name: Path(getattr(settings, name)).name for name in OTHERS}

@@ -1,1 +1,1 @@
-"""Many generations side by side: slots that are refilled, and one step of all their rows."""
+"""Decode many generations in one batch: slots that are refilled, and one step for all rows."""

@@ -1,7 +1,7 @@
-"""Cells in, generations out: all pairs, alphas, samples and arms together in one batch of slots.
+"""The default engine: all pairs, alphas, samples and arms are decoded in one batch of slots.
 
-When a generation ends, the next cell takes its slot at once; the last, half-empty batch keeps its
-shape. The engine knows token ids, not text.
+When a generation ends, the next cell takes its slot immediately; the last, partly empty batch keeps
+its shape. The engine works on token ids, not text.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ from .self_check import refuse_if_unlike
 from .slots import Slots
 from .step import kind_of_step
 
-# To be raised with every change that can change a token or a measure: it is part of a run's name.
+# Raise this with every change that can alter a token or a measure: it is part of a run's name.
 VERSION = 6
 
 
 def described(forwards: int, step: str) -> dict[str, Any]:
-    """Return what of a batched engine can change a token, before there is one."""
+    """Return what `BatchedEngine.describe` would return, without building an engine."""
     return {"name": "batched", "version": VERSION, "forwards": forwards, "step": step}
 
 
 class BatchedEngine:
-    """All pairs, alphas, samples and arms together in one batch of slots.
+    """Decodes all pairs, alphas, samples and arms together in one batch of slots.
 
-    model: the weights, or a mapping from names of sources to weights, which share a vocabulary and
-    a device.
-    forwards: 1 runs all rows that share weights together, 2 each stream's apart. step: `auto`,
-    `eager`, `packed` or `compiled` (`kind_of_step`). When the device runs out of memory, what is
-    finished stays finished, the other cells are made with half as many slots, and on_out_of_memory
-    is told how many.
+    model: the weights, or a mapping from source names to weights that share a vocabulary and a
+    device. slots: the number of generations decoded side by side. forwards: 1 runs all rows that
+    share weights in one forward pass, 2 runs each stream separately. step: `auto`, `eager`,
+    `packed` or `compiled` (see `kind_of_step`). When the device runs out of memory, finished
+    generations are kept, the other cells are decoded with half as many slots, and on_out_of_memory
+    is called with the new number. Raises BadInput if a model cannot be decoded in slots, or cannot
+    run the requested kind of step.
     """
 
     def __init__(
@@ -62,11 +63,11 @@ class BatchedEngine:
             refuse_if_unlike(source, self.kind)
 
     def describe(self) -> dict[str, Any]:
-        """Return what of the engine can change a token."""
+        """Return what can change a token in this engine."""
         return described(self.forwards, self.kind)
 
     def capacity(self) -> int:
-        """Return how many cells are made side by side."""
+        """Return how many cells are decoded side by side."""
         return self.slots
 
     def generate(
@@ -74,10 +75,10 @@ class BatchedEngine:
     ) -> Iterator[Generation]:
         """Yield each cell's generation as soon as it is finished.
 
-        Cells are taken as slots come free; None: there is none now. Slots are as long as the
-        longest context of the start. A cell whose logits become NaN or infinite ends with
-        finish_reason `error`. Raises BadInput when one slot is too many, and when the rule returns
-        something else than logits.
+        Cells are taken as slots come free; a None means that none is available now. The longest
+        context at the start determines the length of the slots. A cell whose logits become NaN or
+        infinite ends with finish_reason `error`. Raises BadInput when not even one slot fits in
+        memory, and when the rule does not return valid logits.
         """
         pending = Pending(cells)
         device = next(iter(self.sources.values())).device
@@ -91,7 +92,7 @@ class BatchedEngine:
                 pending.put_back(batch.unfinished() if batch else [])
                 self.slots = _half(self.slots, device)
                 self.on_out_of_memory(self.slots)
-            batch = None  # its memory is free before the next attempt
+            batch = None  # frees its memory before the next attempt
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -104,11 +105,12 @@ class BatchedEngine:
                 with self.threads.at_work() if self.threads else nullcontext():
                     finished = batch.step()
             yield from finished
-            request.on_step(drawn)  # it may end all: what is finished is given away before
+            # Last, because it may raise: what is finished has been yielded by then.
+            request.on_step(drawn)
 
 
 class Pending:
-    """The cells to make: taken one by one, and some put back in front."""
+    """The cells still to be made: taken one by one, and some of them put back in front."""
 
     def __init__(self, cells: Iterable[Cell | None]):
         self.cells, self.front = iter(cells), deque()
@@ -119,16 +121,16 @@ class Pending:
         return bool(self.front)
 
     def take(self) -> Cell:
-        """Return the next cell; there is one if this is true."""
+        """Return the next cell; call it only when this object is true."""
         return self.front.popleft()
 
     def put_back(self, cells: Sequence[Cell]) -> None:
-        """Have cells made before all others."""
+        """Put cells in front of all others."""
         self.front.extendleft(reversed(cells))
 
 
 class Batch:
-    """The slots, and the generations in them: what each is being given, and what it has."""
+    """The slots, and for each slot its generation, request, alpha, arm and random numbers."""
 
     def __init__(self, engine: BatchedEngine, contexts: Mapping[str, Contrast], request: Request):
         self.contexts, self.request, self.sources = contexts, request, engine.sources
@@ -164,12 +166,13 @@ class Batch:
         for slot, arm in enumerate(self.arms):
             if arm is None and pending:
                 cell = pending.take()
-                self.active[slot] = Generation(cell, slots=len(self.arms))  # first: see unfinished
+                # Before `_fill`, which may run out of memory: `unfinished` then has the cell.
+                self.active[slot] = Generation(cell, slots=len(self.arms))
                 self._fill(slot, cell)
         return bool(self.active)
 
     def draw(self) -> list[Generation]:
-        """Draw the next token of every slot; return the generations that it finishes."""
+        """Draw the next token of every slot; return the generations that this finishes."""
         rows = self._draw().tolist()
         finished = []
         for slot, generation in list(self.active.items()):
@@ -181,14 +184,14 @@ class Batch:
         return finished
 
     def step(self) -> list[Generation]:
-        """Draw a token in every slot and append it there; return what is finished by it."""
+        """Draw a token in every slot and append it; return the generations that this finishes."""
         finished = self.draw()
         if self.active:
             self.slots.forward(self.tokens)
         return finished
 
     def unfinished(self) -> list[Cell]:
-        """The cells in the slots, which will have to be made again."""
+        """Return the cells in the slots, which have to be made again."""
         return [generation.cell for generation in self.active.values()]
 
     def _fill(self, slot: int, cell: Cell) -> None:
@@ -203,9 +206,9 @@ class Batch:
         self.made[slot] = 0
 
     def _draw(self) -> Tensor:
-        """Return what `draw_rows` tells of every slot, (slots, width); of idle ones nothing."""
+        """Return the output of `draw_rows` for every slot, (slots, width); ignore idle slots."""
         numbers = self.numbers.gather(1, self.made.to(self.numbers.device))[:, 0]
-        # Idle slots go on with the last number.
+        # The clamp is for idle slots: they keep using the last number.
         self.made.add_(1).clamp_(max=self.request.max_new_tokens - 1)
         requests = [self.requests[slot] for slot in self.active]
         most = most_likeliest(requests)
@@ -225,7 +228,7 @@ class Batch:
 
 
 def rows_of_a_slot(sources: Mapping[str, Any], contexts: Iterable[Contrast]) -> list[Any]:
-    """Return the weights of the rows that a slot must have to take any of these contrasts."""
+    """Return the weights of the rows that a slot needs to hold any of these contrasts."""
     most: Counter[str] = Counter()
     for contrast in contexts:
         most |= Counter(stream.source for stream in set(contrast.streams))
@@ -233,7 +236,7 @@ def rows_of_a_slot(sources: Mapping[str, Any], contexts: Iterable[Contrast]) -> 
 
 
 def _streams(contexts: Mapping[str, Contrast]) -> int:
-    """Return how many streams a contrast has. Raises BadInput when they disagree."""
+    """Return the number of streams per contrast. Raises BadInput when the contrasts disagree."""
     numbers = {len(contrast.streams) for contrast in contexts.values()}
     if len(numbers) > 1:
         raise BadInput("some pairs of a run have a base and some have none; allowed: all or none")

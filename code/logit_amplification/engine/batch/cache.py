@@ -1,7 +1,7 @@
-"""Keys and values of many rows, each at its own position, and attention over them.
+"""The KV cache of many rows, each at its own position, and the attention that reads it.
 
-Attention is registered with transformers under the name "slots". It is used for decode steps only:
-a context is read with the model's own attention. What depends on what, bit by bit:
+The attention is registered with transformers under the name "slots". It is used for decode steps
+only; prefill uses the model's own attention. For which results depend on what, bit by bit, see
 docs/METHODOLOGY.md, "Exactness".
 """
 
@@ -25,7 +25,7 @@ from ..interface import Stream
 
 # ------------------------------------------------------------------------------------- attention
 
-_watched: list[int | None] | None = None  # sliding windows of the layers that attended
+_watched: list[int | None] | None = None  # for `watching_attention`
 
 
 def slot_attention(
@@ -41,14 +41,16 @@ def slot_attention(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one new token per row over that row's cache, the same bits in every row.
+    """Attention of one new token per row over that row's cache, with the same bits in every row.
 
     query (rows, heads, 1, dim); key (rows, kv_heads, length, dim); value (rows, kv_heads, length,
     value dim); attention_mask (rows, 1, 1, length) float32, 0 or -inf, without gaps from the start.
-    Two `bmm` around a float32 softmax: unlike the fused kernel, a row's result does not depend on
-    its place. softcap: scores become softcap * tanh(scores / softcap) (Gemma 2). sliding_window:
-    how many of the last positions are seen. s_aux (heads,): a logit per head that takes part in the
-    softmax and has no value (attention sinks, gpt-oss).
+    Returns (rows, 1, heads, value dim), and None for the attention weights.
+
+    Computed with two `bmm` around a float32 softmax: unlike with the fused kernel, a row's result
+    does not depend on its index in the batch. sliding_window: how many of the last positions are
+    visible. s_aux (heads,): an extra logit per head that takes part in the softmax but has no value
+    (attention sinks, gpt-oss). softcap (Gemma 2): scores become softcap * tanh(scores / softcap).
     """
     if _watched is not None:
         _watched.append(sliding_window)
@@ -56,13 +58,14 @@ def slot_attention(
     kv_heads, length = key.shape[1], key.shape[2]
     if sliding_window is not None and sliding_window < length:
         attention_mask = _last_positions(attention_mask, sliding_window)
-    # The query heads that share a KV head are the rows of one small matrix: nothing is repeated.
+    # The query heads that share a KV head form the rows of one small matrix, so no key or value is
+    # repeated.
     query = query.reshape(rows * kv_heads, heads // kv_heads, dim)
     scores = torch.bmm(query, key.flatten(0, 1).transpose(1, 2))
     scores = scores.view(rows, kv_heads, heads // kv_heads, -1)
     if softcap is not None:
         scores, scaling = softcap * torch.tanh(scores.float() * (scaling / softcap)), 1.0
-    scores = torch.add(attention_mask, scores, alpha=scaling)  # in float32, as the mask is
+    scores = torch.add(attention_mask, scores, alpha=scaling)  # float32, because the mask is
     if s_aux is not None:
         sinks = s_aux.float().view(1, kv_heads, -1, 1).expand(rows, -1, -1, 1)
         weights = torch.softmax(torch.cat([scores, sinks], -1), -1)[..., :-1]
@@ -73,7 +76,7 @@ def slot_attention(
 
 
 def _last_positions(mask: Tensor, window: int) -> Tensor:
-    """Hide all but the last `window` positions that a mask shows in each row."""
+    """Mask all but the last `window` visible positions of each row."""
     seen = (mask == 0).sum(-1, keepdim=True)
     reach = torch.arange(mask.shape[-1], device=mask.device)
     return mask.masked_fill(reach < seen - window, -torch.inf)
@@ -84,15 +87,18 @@ AttentionInterface.register("slots", slot_attention)
 
 @cache
 def is_exchangeable(kind: type) -> bool:
-    """Whether the attention of a class of models can be set; to tell, its source is read."""
+    """Whether a model class lets its attention be replaced.
+
+    Cached, because transformers reads the source of the class to answer.
+    """
     return getattr(kind, "_can_set_attn_implementation", lambda: True)()
 
 
 @contextmanager
 def attending(model: Any, attention: str) -> Iterator[None]:
-    """Have a model attend in the way of that name, and give its own back in any case.
+    """Let a model use the named attention inside the block, and restore its own in any case.
 
-    A model that does not take its attention from transformers' interface keeps its own.
+    A model that does not take its attention from transformers' interface keeps its own throughout.
     """
     own = model.config._attn_implementation
     if own == attention or not is_exchangeable(type(model)):
@@ -107,7 +113,7 @@ def attending(model: Any, attention: str) -> Iterator[None]:
 
 @contextmanager
 def watching_attention() -> Iterator[list[int | None]]:
-    """Yield a list that grows by the sliding window (or None) of each layer that attends."""
+    """Yield a list to which each layer that attends adds its sliding window (or None)."""
     global _watched
     _watched = []
     try:
@@ -120,7 +126,7 @@ def watching_attention() -> Iterator[list[int | None]]:
 
 
 class LayerShape(NamedTuple):
-    """What a layer keeps of a token: keys (heads, key width), values (heads, value width)."""
+    """What a layer caches per token: keys (heads, key_width) and values (heads, value_width)."""
 
     heads: int
     key_width: int
@@ -133,14 +139,14 @@ class LayerShape(NamedTuple):
 class Prefix:
     """A prefilled context: its keys and values per layer, and the logits after its last token."""
 
-    model: Any  # that has read it
-    layers: list[tuple[Tensor, Tensor]]  # each (kv_heads, length, dim); of a window: its end
+    model: Any  # the model that has read it
+    layers: list[tuple[Tensor, Tensor]]  # each (kv_heads, length, dim); with a window: its end
     logits: Tensor  # (vocab,) float32
     length: int
 
 
 def prefill(model: Any, ids: tuple[int, ...]) -> Prefix:
-    """Read one context alone, at its own length, with the model's own attention."""
+    """Read one context by itself, without padding, with the model's own attention."""
     logits, cache = next_logits(model, ids)
     layers = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
     return Prefix(model, layers, logits[0], len(ids))
@@ -148,9 +154,9 @@ def prefill(model: Any, ids: tuple[int, ...]) -> Prefix:
 
 @torch.inference_mode()
 def cache_layout(model: Any) -> list[LayerShape]:
-    """Return what each layer of a model keeps, read off the cache that it fills itself.
+    """Return what each layer of a model caches, taken from the cache the model itself creates.
 
-    Raises BadInput naming the architecture when it keeps something else than keys and values.
+    Raises BadInput naming the architecture when it caches anything other than keys and values.
     """
     _, cache = next_logits(model, [0])
     layers = getattr(cache, "layers", None)
@@ -169,14 +175,14 @@ def cache_layout(model: Any) -> list[LayerShape]:
 
 
 class Prefixes:
-    """The contexts read last, so that cells that follow one another share them."""
+    """The most recently used prefilled contexts, so that consecutive cells can share them."""
 
     def __init__(self, most: int):
         self.most = most
         self.ready: OrderedDict[Stream, Prefix] = OrderedDict()
 
     def take(self, stream: Stream, model: Any) -> Prefix:
-        """Return the prefix of a stream, made now if it is not among the last `most` ones."""
+        """Return the prefix of a stream; prefill it unless it is among the last `most` used."""
         if stream not in self.ready:
             self.ready[stream] = prefill(model, stream.ids)
             if len(self.ready) > self.most:
@@ -189,15 +195,16 @@ class Prefixes:
 
 
 class SlotLayer(CacheLayerMixin):
-    """One layer's keys and values, (rows, heads, window, width); a row writes where it stands.
+    """One layer's keys and values, (rows, heads, window, width), each row at its own position.
 
-    There is memory for `longest` positions; the first `window` of them are in use, as one block.
+    Memory is allocated for `longest` positions; the first `window` of them are in use, as one
+    contiguous block.
     """
 
     def __init__(self, positions: Tensor, shape: LayerShape, longest: int, dtype: torch.dtype):
         super().__init__()
         self.positions = positions
-        # A layer of a model that is split over devices may be on another one than its input.
+        # In a model split over devices, a layer may be on another device than the model's input.
         options = {"dtype": dtype, "device": shape.device}
         self.rows = torch.arange(len(positions), device=shape.device)
         size = (len(positions), shape.heads, longest)
@@ -207,30 +214,30 @@ class SlotLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def lazy_initialization(self, key_states, value_states):
-        """Nothing to do: the memory is there from the start."""
+        """Do nothing: the memory is allocated from the start."""
 
     def update(self, key_states, value_states, *args, **kwargs):
         """Write one token per row at its position; return all keys and values of those rows."""
-        fed = len(key_states)  # the first rows
+        fed = len(key_states)  # only the first rows may be fed
         rows, positions = self.rows[:fed], self.positions[:fed].to(self.keys.device)
         self.keys[rows, :, positions] = key_states[:, :, 0]
         self.values[rows, :, positions] = value_states[:, :, 0]
         return self.keys[:fed], self.values[:fed]
 
     def fill(self, row: int, keys: Tensor, values: Tensor, length: int) -> None:
-        """Put a prefix of `length` tokens into a row; keys and values may be of its end alone."""
+        """Put a prefix of `length` tokens into a row; keys and values may cover only its end."""
         for memory, new in ((self.keys, keys), (self.values, values)):
-            # Zeroed, for a NaN left there by the last generation would come through the mask.
+            # Zero first: a NaN left there by the last generation would get through the mask.
             memory[row] = 0
             memory[row, :, length - new.shape[1] : length] = new
 
     def copy(self, source: int, target: int) -> None:
-        """Give a row the keys and values of another."""
+        """Copy the keys and values of one row to another."""
         for memory in (self.keys, self.values):
             memory[target] = memory[source]
 
     def resize(self, window: int) -> None:
-        """Keep the first `window` positions of every row, or add zeros behind them."""
+        """Keep the first `window` positions of every row, or pad with zeros if there were fewer."""
         more = window - self.get_max_length()
         old = [torch.nn.functional.pad(part, (0, 0, 0, more)) for part in (self.keys, self.values)]
         self.keys, self.values = (
@@ -239,13 +246,13 @@ class SlotLayer(CacheLayerMixin):
         )
 
     def get_mask_sizes(self, query_length):
-        """Length and offset of the keys (the mask itself is given explicitly)."""
+        """Return length and offset of the keys (the mask itself is passed explicitly)."""
         return self.get_max_length(), 0
 
     def get_seq_length(self):
-        """Positions are given explicitly; transformers needs no length."""
+        """Return 0: positions are passed explicitly, so transformers needs no length."""
         return 0
 
     def get_max_length(self):
-        """The number of positions of a row."""
+        """Return the number of positions per row."""
         return self.keys.shape[2]

@@ -1,7 +1,7 @@
-"""From the logits of many rows to their next tokens: the rule, the draw, the measures.
+"""Turn the logits of many rows into their next tokens: apply the rule, draw, and measure.
 
-Whatever engine has made the logits: each row has its own arm, alpha and request, and what a row
-gets does not depend on the others.
+The logits may come from any engine. Each row has its own arm, alpha and request, and its result
+does not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ...logits.sampling import Draw
 from ...logits.vocabulary import PER_TOKEN
 from ..interface import Generation, Request
 
-# Rows that rule, draw and measures take at once. On a CPU what lies between them stays in its cache
-# (docs/LOG.md); a GPU wants all of them.
+# Rows that pass through rule, draw and measures together. On a CPU, eight keep the intermediate
+# results in its cache (docs/LOG.md); a GPU is given all rows.
 ROWS_AT_ONCE = {"cpu": 8}
 LARGEST = PER_TOKEN.index("logit_max")
 
@@ -35,13 +35,15 @@ def draw_rows(
     rule: Rule,
     most: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw a token of each row; return the tokens (rows,) and what is told of them.
+    """Draw one token per row; return the tokens (rows,) int64, and what to record of them.
 
-    logits: of each stream (rows, vocab) float32, the anchor first; alphas (rows, 1); numbers
-    (rows,), uniform. The second tensor is (rows, `row_width(most)`) float32: a token's measures in
-    the order of `PER_TOKEN` and its id, in one tensor so that a GPU is waited for once (ids below
-    2^24 are exact in float32), and with `most` what `append_row` reads of the likeliest tokens.
-    Raises BadInput when the rule returns something else than logits.
+    logits: one (rows, vocab) float32 tensor per stream, the anchor first. alphas: (rows, 1).
+    numbers: (rows,), uniform in [0, 1). most: how many of the likeliest tokens to report, or None.
+
+    The second tensor is (rows, `row_width(most)`) float32: the measures in the order of
+    `PER_TOKEN`, then the token id (exact below 2^24), then with `most` the likeliest tokens as
+    `append_row` reads them. It is a single tensor so that a GPU is waited for only once. Raises
+    BadInput when the rule does not return valid logits.
     """
     a, b = anchor_and_reference(logits)
     amplified = _amplified(rule, a, b, arms, alphas)
@@ -53,18 +55,18 @@ def draw_rows(
 
 
 def most_likeliest(requests: Sequence[Request]) -> int | None:
-    """Return how many of the likeliest tokens the most curious request keeps; None: none does."""
+    """Return the largest `likeliest` of these requests, or None if none of them has one."""
     asked = [request.likeliest for request in requests]
     return max((number for number in asked if number is not None), default=None)
 
 
 def row_width(most: int | None) -> int:
-    """Return how many numbers `draw_rows` tells of a row."""
+    """Return the number of columns in the second result of `draw_rows`."""
     return len(PER_TOKEN) + 1 + (0 if most is None else 1 + 2 * most)
 
 
 def append_row(generation: Generation, row: Sequence[float], request: Request) -> None:
-    """Add what `draw_rows` has told of a row to its generation, and say whether that ends it."""
+    """Append a row of `draw_rows` to its generation; set finish_reason if that ends it."""
     measures, (token, *likeliest) = list(row[: len(PER_TOKEN)]), row[len(PER_TOKEN) :]
     if request.likeliest is not None:
         generation.likeliest.append(_pairs(int(token), likeliest, request.likeliest))
@@ -74,7 +76,10 @@ def append_row(generation: Generation, row: Sequence[float], request: Request) -
 def append_token(
     generation: Generation, token: int, measures: list[float], request: Request
 ) -> None:
-    """Add a token and its measures to a generation, and say whether that ends it."""
+    """Append a token and its measures to a generation; set finish_reason if that ends it.
+
+    If the largest amplified logit is not finite, the token is dropped and finish_reason is "error".
+    """
     if not math.isfinite(measures[LARGEST]):
         number = len(generation.token_ids) + 1
         generation.finish_reason = "error"
@@ -91,9 +96,9 @@ def append_token(
 
 
 def anchor_and_reference(logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return what a rule takes for A and B: these, or of (base, A, B) the base and its like.
+    """Return what a rule takes as A and B: (A, B) itself, or (base, reference) for (base, A, B).
 
-    base + alpha * (A - B) is base + alpha * (base - reference) with reference = base - (A - B).
+    base + alpha * (A - B) equals base + alpha * (base - reference) with reference = base - (A - B).
     """
     if len(logits) == 2:
         return logits[0], logits[1]
@@ -102,7 +107,7 @@ def anchor_and_reference(logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _drawn(amplified: Tensor, numbers: Tensor, requests: Sequence[Request]) -> Draw:
-    """Draw a token of each row in the way of its request."""
+    """Draw a token for each row with the sampler of its request."""
     samplers = [request.sampler for request in requests]
     if len(set(samplers)) == 1:
         return samplers[0](amplified, numbers)
@@ -128,7 +133,7 @@ def _amplified(
 
 
 def _apply(arm: str, rule: Rule, logits_a: Tensor, logits_b: Tensor, alphas: Tensor) -> Tensor:
-    """Amplify, holding a rule that was edited in the notebook to the form of logits."""
+    """Apply an arm, and check that a rule edited in the notebook returns logits."""
     shape = tuple(logits_a.shape)
     try:
         amplified = ARMS[arm](rule, logits_a, logits_b, alphas)
@@ -148,14 +153,14 @@ def _apply(arm: str, rule: Rule, logits_a: Tensor, logits_b: Tensor, alphas: Ten
 
 
 def _likeliest(amplified: Tensor, tokens: Tensor, most: int) -> Tensor:
-    """Return (rows, 1 + 2 * most): the tokens' log-probabilities, the likeliest ids and theirs."""
+    """Return (rows, 1 + 2 * most): log-probabilities of `tokens`, the top ids, and theirs."""
     logprobs = amplified.log_softmax(-1)
     values, ids = logprobs.topk(most)
     return torch.cat([logprobs.gather(1, tokens[:, None]), ids, values], 1)
 
 
 def _pairs(token: int, row: list[float], asked: int) -> list[tuple[int, float]]:
-    """The sampled token and the `asked` likeliest of a row of `_likeliest`, as (id, nats)."""
+    """Return the sampled token and the `asked` likeliest of a `_likeliest` row, as (id, nats)."""
     most = len(row) // 2
     likeliest = zip(map(int, row[1 : 1 + asked]), row[1 + most :], strict=False)
     return [(token, row[0]), *likeliest]

@@ -1,7 +1,7 @@
-"""Does a model say the same in slots as by itself? Asked once per model, before it is used.
+"""Check once per model that decoding in slots gives the model's own logits.
 
-A model may attend in a way of its own, keep something else than keys and values, or take positions
-from elsewhere: then what is decoded in slots would be wrong, and nothing would show it.
+A model may use its own attention, cache something other than keys and values, or take positions
+from elsewhere. Decoding it in slots would then give wrong results without any error.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from .slots import Slots
 from .step import text_config
 
 STEPS = 4
-LENGTHS = (5, 11)  # of the two contexts: no row stands where its neighbour does
-# Mean KL to the model's own distribution, nats: what rounding does is some hundred times less
-# (docs/METHODOLOGY.md, Precision), attention without a part of it far more.
+LENGTHS = (5, 11)  # of the two contexts; unequal, so that the rows differ in position
+# Largest mean KL to the model's own distribution, in nats. Rounding causes about a hundred times
+# less (docs/METHODOLOGY.md, Precision), attention that misses a part far more.
 ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
-ALLOWED_IN_8_BIT = 0.5  # LLM.int8 moves the rows of one forward by up to 0.1
+ALLOWED_IN_8_BIT = 0.5  # in LLM.int8 the rows of one forward pass shift each other by up to 0.1
 _passed: weakref.WeakKeyDictionary[Any, set[str]] = weakref.WeakKeyDictionary()
 
 
 def refuse_if_unlike(model: Any, step: str = "eager") -> None:
     """Raise BadInput, naming the architecture, when slots do not give the model's own logits.
 
-    step: the kind of step that is to be made with it.
+    step: the kind of step to check. A model that has passed is not checked again.
     """
     if step in _passed.setdefault(model, set()):
         return
@@ -41,7 +41,7 @@ def refuse_if_unlike(model: Any, step: str = "eager") -> None:
         apart, windows = divergence(model, step)
     except (BadInput, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # what code that expects another cache raises is not one type
+    except Exception as error:  # model code that expects another cache may raise anything
         raise BadInput(
             f"architecture {kind!r} cannot be decoded in slots "
             f"({type(error).__name__}: {error}), and is refused"
@@ -63,10 +63,10 @@ def refuse_if_unlike(model: Any, step: str = "eager") -> None:
 
 @torch.inference_mode()
 def divergence(model: Any, step: str = "eager") -> tuple[float, list[int | None]]:
-    """Return the mean KL(by itself || in slots), and the sliding window of each layer of a step.
+    """Return the mean KL(by itself || in slots) in nats, and each layer's sliding window in a step.
 
-    Two contexts of random tokens go on greedily, by themselves and as the rows of one forward; with
-    an adapter that has a gate the second goes past it.
+    Two contexts of random tokens are continued greedily, each by itself and as rows of one forward
+    pass. If the model has an adapter with a gate, the second context bypasses it.
     """
     models = [model, without_adapter(model)]
     random = torch.Generator().manual_seed(0)

@@ -1,7 +1,7 @@
-"""A fixed number of slots: in each, the rows of one generation's streams, side by side.
+"""A fixed number of slots, each holding the rows (one per stream) of one generation.
 
-Every step is one forward of all rows that are read with the same weights (or one for each stream).
-Each row has its own position and writes its keys and values there; no row sees another.
+Each step is one forward pass over all rows that are read with the same weights (or one per stream).
+Every row has its own position and writes its keys and values there; no row attends to another.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .step import Rows, text_config, whole_blocks
 
 
 class Slots:
-    """`slots` generations side by side, each with a row for each of `models`.
+    """`slots` generations side by side; each slot has one row for each of `models`.
 
-    A stream takes a row that reads with its weights. Streams of one slot that are the same (a null
-    pair's) are one row.
+    A stream takes a row that reads with its weights. Identical streams in a slot (as in a null
+    pair) share one row.
     """
 
     def __init__(
@@ -35,17 +35,18 @@ class Slots:
         together: bool = True,
         kind: str = "eager",
     ):
-        """Take the models of a slot's rows; together: rows of one model share a forward.
+        """Allocate the rows. together: rows that share weights also share a forward pass.
 
-        A model and the same with an adapter share one too where the adapter has a gate.
-        streams: of a slot, if not one for each of the models.
+        models: the weights of the rows in each slot. A model with and one without its adapter share
+        weights if the adapter has a gate. longest: the maximum number of positions per row.
+        streams: the number per slot, by default one for each of the models. kind: the kind of step.
         """
         self.slots = slots
-        groups: dict[Any, list[Any]] = {}  # the models of each forward
+        groups: dict[Any, list[Any]] = {}  # the models that share each forward pass
         for place, model in enumerate(models):
             groups.setdefault(id(without_adapter(model)) if together else place, []).append(model)
         counts = [whole_blocks(slots * len(sharing)) for sharing in groups.values()]
-        # A row's number is its place among the rows of all forwards.
+        # Rows are numbered through all forward passes; each pass starts at its offset.
         self.offsets = [sum(counts[:place]) for place in range(len(counts))]
         device = models[0].device
         self.all_logits = torch.zeros(sum(counts), text_config(models[0]).vocab_size, device=device)
@@ -57,13 +58,14 @@ class Slots:
         self.slot_of = torch.zeros(sum(counts), dtype=torch.long, device=device)
 
     def fill(self, slot: int, prefixes: Sequence[Prefix]) -> None:
-        """Put a prefilled context per stream into a slot."""
+        """Put one prefilled context per stream into a slot."""
         used: set[int] = set()
 
         def put(prefix: Prefix) -> int:
             fitting = [n for n, rows in enumerate(self.batches) if rows.reads(prefix.model)]
-            # In forwards of their own, two streams of a slot go into two of them, each into its
-            # model's: one with an adapter takes the model without it too, and not the other way.
+            # With separate forward passes, each stream of a slot goes to a pass of its own,
+            # preferably its own model's: a pass with an adapter can also read without it, but not
+            # the other way round.
             own = [self.batches[n].source is prefix.model for n in range(len(self.batches))]
             place = min(fitting, key=lambda n: (n in used, not own[n]))
             used.add(place)
@@ -72,7 +74,7 @@ class Slots:
         self._occupy(slot, prefixes, put)
 
     def copy(self, source: int, target: int) -> None:
-        """Give a slot the contexts of another one: from here on they go different ways."""
+        """Copy the contexts of a slot to another one; from there on the two continue separately."""
 
         def put(row: int) -> int:
             rows, offset = self._home(row)
@@ -83,7 +85,7 @@ class Slots:
     def _occupy(self, slot: int, contexts: Sequence[Any], put: Callable[[Any], int]) -> None:
         made: dict[Any, int] = {}
         for stream, context in enumerate(contexts):
-            # Equal contexts are one object, or one row.
+            # Equal contexts are the same object, or the same row number.
             key = context if isinstance(context, int) else id(context)
             if key not in made:
                 made[key] = put(context)
@@ -91,18 +93,18 @@ class Slots:
             self.at[stream, slot] = made[key]
 
     def _home(self, row: int) -> tuple[Rows, int]:
-        """The rows that a row is one of, and the number of the first."""
+        """Return the `Rows` that a row belongs to, and the number of its first row."""
         place = max(n for n, offset in enumerate(self.offsets) if offset <= row)
         return self.batches[place], self.offsets[place]
 
     def clear(self, slot: int) -> None:
-        """Leave a slot idle."""
+        """Mark a slot as idle."""
         for row in self.at[:, slot].tolist():
             rows, offset = self._home(row)
             rows.clear(row - offset)
 
     def forward(self, tokens: Tensor) -> None:
-        """Append one token per slot, tokens (slots,), to all of its streams."""
+        """Append one token per slot, tokens (slots,) int64, to all of its streams."""
         for rows, offset in zip(self.batches, self.offsets, strict=True):
             for source, target in rows.close_gaps().items():
                 self.slot_of[offset + target] = self.slot_of[offset + source]
@@ -110,12 +112,15 @@ class Slots:
             rows.forward(tokens[self.slot_of[offset : offset + len(rows.lengths)]])
 
     def logits(self, slots: slice | int = slice(None)) -> tuple[Tensor, ...]:
-        """What comes next in each stream of these slots, each (slots, vocab) float32."""
+        """Return the next-token logits of these slots: for each stream, (slots, vocab) float32."""
         return tuple(self.all_logits[at[slots]] for at in self.at)
 
 
 def slot_bytes(models: Sequence[Any], length: int) -> dict[str, int]:
-    """Return what one slot of `length` positions takes, in bytes: a row for each of the models."""
+    """Return the memory of one slot of `length` positions in bytes: one row for each of the models.
+
+    The keys are `keys_and_values` and `logits`.
+    """
     held = 0
     for model in models:
         widths = sum(s.heads * (s.key_width + s.value_width) for s in cache_layout(model))

@@ -1,7 +1,7 @@
-"""One step of many rows: one token more in each.
+"""One decode step: append one token to each of many rows in a single forward pass.
 
-On the CPU by packed products, in compiled layers, or by the model as it is (eagerly); on a GPU
-eagerly or as a captured CUDA graph.
+On a CPU the step uses packed products, compiled layers, or the model as it is (eager). On a GPU it
+runs eagerly or as a captured CUDA graph.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from .cache import Prefix, SlotLayer, attending, cache_layout
 
 KINDS = ("eager", "packed", "compiled")
 
-# Where a row's memory follows what is in use, and where a step is captured as a CUDA graph, which
-# needs memory that never moves.
+# Device types where the rows' memory is resized to what is in use, and those where a step is
+# captured as a CUDA graph, which needs memory that never moves.
 MOVING = {"cpu"}
 CAPTURED = {"cuda"}
 
 
 def kind_of_step(asked: str, models: Sequence[Any]) -> str:
-    """Return the kind of step that is made with these weights: `auto` is packed, or else eager.
+    """Return the kind of step to use with these weights; `auto` is packed if possible, else eager.
 
-    Raises BadInput when a kind was asked for that they, or this machine, cannot have.
+    Raises BadInput when the requested kind is not available for these weights or on this machine.
     """
     packed = all(map(can_pack, models))
     if asked == "auto":
@@ -52,9 +52,9 @@ def kind_of_step(asked: str, models: Sequence[Any]) -> str:
 
 
 def model_of_step(model: Any, kind: str) -> Any:
-    """Return the model as a step of this kind runs it, made once for as long as the weights stay.
+    """Return the model in the form that this kind of step runs, built once for given weights.
 
-    It shares the parameters of `model`; changed in place, they are packed again.
+    It shares the parameters of `model`; if those are changed in place, they are packed again.
     """
     if kind == "eager":
         return model
@@ -69,20 +69,25 @@ _ready: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictiona
 
 
 class Rows:
-    """The rows of one forward: their tokens, positions, keys and values, and next logits.
+    """The rows of one forward pass: their tokens, positions, keys, values and next-token logits.
 
-    The memory of all rows is `window` positions long. On the CPU it follows the row that stands
-    furthest: a third of a step goes into reading it. Elsewhere it is as long as a row can get.
-    Rows in use are the first ones, and no more than need be are fed where that changes no bit.
-    Those of a model with an adapter may be read without it: they pass its gate by.
+    All rows have memory for `window` positions. On a CPU the window follows the row that is
+    furthest along, because reading the memory takes a third of a step; elsewhere it is the maximum
+    length of a row. Rows in use come first, and idle rows are left out of the forward pass where
+    that changes no bit. If the model has an adapter with a gate, single rows can bypass the
+    adapter.
     """
 
     def __init__(self, model: Any, logits: Tensor, longest: int, kind: str = "eager"):
-        """Take the memory for the next logits of each row, (rows, vocab) float32."""
+        """Allocate rows of up to `longest` positions.
+
+        logits: (rows, vocab) float32, memory that each step overwrites with the rows' next-token
+        logits.
+        """
         rows, self.logits = len(logits), logits
         self.source, self.model = model, model_of_step(model, kind)
         self.window = round_up(longest)
-        self.lengths = [0] * rows  # how many positions a row has filled; 0 when it is idle
+        self.lengths = [0] * rows  # filled positions of each row; 0 when it is idle
         self.tokens = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
         self.positions = torch.zeros(rows, dtype=torch.long, device=model.device)
         self.growing = torch.zeros_like(self.positions)  # 1 where a row is in use
@@ -94,12 +99,13 @@ class Rows:
         compiled = kind == "compiled"
         self.attention = "slots_compiled" if compiled else "slots"
         self.cache = CompiledCache(self.layers) if compiled else Cache(self.layers)
-        # Until the first step. Weights that move between devices cannot be captured.
+        # Whether the next step is to be captured. Weights that move between devices cannot be.
         self.uncaptured = model.device.type in CAPTURED and not is_split(model)
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.fed = rows  # how many take part in a step
+        self.fed = rows  # how many rows a step feeds
         self.fewer = fewer_rows(rows) if can_be_fewer(model, kind) else []
-        self.same_bits: dict[int, bool] = {}  # as all rows have, by the number that is fed
+        # By number of rows fed: whether their logits have the same bits as when all rows are fed.
+        self.same_bits: dict[int, bool] = {}
 
     def reads(self, model: Any) -> bool:
         """Whether rows of this model can be among these."""
@@ -107,7 +113,7 @@ class Rows:
         return model is self.source or (gate is not None and model is gate.base)
 
     def fill(self, prefix: Prefix) -> int:
-        """Put a prefilled context into an idle row; return which."""
+        """Put a prefilled context into an idle row; return the row's number."""
         row = self._begin(prefix.length)
         self.adapted[row] = prefix.model is self.source
         for layer, (keys, values) in zip(self.layers, prefix.layers, strict=True):
@@ -118,7 +124,7 @@ class Rows:
         return row
 
     def copy(self, source: int) -> int:
-        """Give an idle row the context of another, as far as that has come; return which."""
+        """Copy the context of a row, as long as it is now, into an idle row; return the new row."""
         row = self._begin(self.lengths[source])
         for layer in self.layers:
             layer.copy(source, row)
@@ -127,13 +133,13 @@ class Rows:
         return row
 
     def clear(self, row: int) -> None:
-        """Leave a row idle: it stays at position 0, and nobody looks at it."""
+        """Mark a row as idle: it stays at position 0, and its logits are ignored."""
         self.lengths[row] = 0
         self.positions[row] = 0
         self.growing[row] = 0
 
     def close_gaps(self) -> dict[int, int]:
-        """Move the last rows into idle ones before them, if fewer can be fed then: {from: to}."""
+        """Move the last rows into idle ones before them if fewer can then be fed: {from: to}."""
         used = [row for row, length in enumerate(self.lengths) if length]
         enough = next((n for n in self._allowed() if n >= len(used)), len(self.lengths))
         moved = {}
@@ -144,13 +150,13 @@ class Rows:
         return moved
 
     def forward(self, tokens: Tensor) -> None:
-        """Append one token to every row: tokens (rows,)."""
+        """Append one token to every row: tokens (rows,) int64."""
         self.grow()
         self.tokens[: len(tokens), 0] = tokens
         if self.graph:
             self.graph.replay()
         else:
-            # Between steps the model attends in its own way, which contexts are read with.
+            # Outside steps the model keeps its own attention, which prefill uses.
             with attending(self.model, self.attention):
                 self._feed_few()
                 self._first_or_eager()
@@ -168,8 +174,8 @@ class Rows:
     def _feed_few(self) -> None:
         """Set `fed` to the smallest number that covers the rows in use and gives the same bits.
 
-        A number that has not been fed yet is tried beside all rows, once: whether a row's bits
-        depend on how many there are is a matter of the processor and its libraries.
+        Whether a row's bits depend on the number of rows is up to the processor and its libraries.
+        So each number is tried once against feeding all rows.
         """
         used = [row for row, length in enumerate(self.lengths) if length] or [0]
         for number in self._allowed():
@@ -193,7 +199,7 @@ class Rows:
             self._step()
 
     def grow(self) -> None:
-        """Make room for one position more in every row that is in use."""
+        """Make room for one more position in every row in use."""
         self.lengths = [length and length + 1 for length in self.lengths]
         self._move_window()
 
@@ -201,9 +207,9 @@ class Rows:
         self.logits[: self.fed].copy_(self.feed())
 
     def feed(self) -> Tensor:
-        """Feed `tokens` at `positions`; return the logits behind them, (fed rows, vocab).
+        """Feed `tokens` at `positions`; return the logits that follow, (fed rows, vocab).
 
-        Done again it does the same again; addresses never move.
+        Repeating the call repeats the same computation at the same memory addresses.
         """
         tokens, positions = self.tokens[: self.fed], self.positions[: self.fed, None]
         reach = torch.arange(self.window, device=positions.device)
@@ -232,44 +238,45 @@ class Rows:
 
 
 def text_config(model: Any) -> Any:
-    """The configuration of the language model inside `model`."""
+    """Return the configuration of the language model inside `model`."""
     return model.config.get_text_config()
 
 
 def whole_blocks(rows: int) -> int:
-    """Return the number of rows that a forward of `rows` rows is made with.
+    """Return the number of rows that a forward pass of `rows` rows is padded to.
 
-    float32 products on CPUs without AVX-512 take rows in blocks of four, and round the rows of a
-    last, smaller block otherwise (5 to 11 rows, docs/LOG.md): idle rows fill it.
+    On CPUs without AVX-512, float32 products process rows in blocks of four and round the rows of a
+    smaller last block differently (5 to 11 rows, docs/LOG.md), so idle rows fill that block.
     """
     return rows if rows <= 4 else -(-rows // 4) * 4
 
 
 def fewer_rows(rows: int) -> list[int]:
-    """Return the numbers of rows to feed while the others are idle, ascending: quarters."""
+    """Return the numbers of rows that may be fed while the others are idle, ascending: quarters."""
     return sorted({whole_blocks(rows * part // 4) for part in (1, 2, 3)} - {0, 1, rows})
 
 
 def can_be_fewer(model: Any, kind: str) -> bool:
-    """Whether another number of rows may be fed at all.
+    """Whether a step may feed fewer rows than there are.
 
-    Not on a GPU, whose graph has them all; not where the rows of a forward move each other; and a
-    compiled layer would have to be compiled again.
+    It may not on a GPU, whose graph contains all rows; with quantised weights, where the rows of a
+    forward pass can influence each other; or with compiled layers, which would have to be compiled
+    again.
     """
     fixed = kind == "compiled" or getattr(model, "is_quantized", False)
     return model.device.type == "cpu" and not fixed
 
 
 def capture(step: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
-    """Return `step` as a CUDA graph, or None where that cannot be.
+    """Return `step` as a CUDA graph, or None where it cannot be captured.
 
-    `step` must read and write the same memory every time and must not wait for the GPU: LLM.int8
-    does (it looks for outliers), so it runs uncaptured.
+    `step` must read and write the same memory every time and must not wait for the GPU. LLM.int8
+    does wait (it looks for outliers), so it runs uncaptured.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(3):  # libraries choose their kernels and take their workspace
+        for _ in range(3):  # warm-up: libraries choose kernels and allocate workspace
             step()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()

@@ -1,1 +1,1 @@
-"""What makes a step fast on a CPU: prepared products, compiled layers, the number of threads."""
+"""What makes a decode step fast on a CPU: packed weights, compiled layers, thread count."""

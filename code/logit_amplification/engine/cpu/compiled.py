@@ -1,8 +1,8 @@
-"""A step's layers compiled by torch.compile, around packed products.
+"""Compile the layers of a decode step with torch.compile, around packed products.
 
-Layers of one kind share one compiled graph: what tells them apart comes in as tensors. Attention is
-an operator of our own to the compiler, so that neither the length of the memory nor the layer is a
-part of the graph. Compiled code is kept in `.cache/inductor` (or TORCHINDUCTOR_CACHE_DIR).
+Layers of one kind share one compiled graph: what distinguishes them is passed in as tensors.
+Attention is a custom operator, so neither the length of the memory nor the layer becomes part of
+the graph. Compiled code is cached in `.cache/inductor` (or TORCHINDUCTOR_CACHE_DIR).
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from ..batch.cache import SlotLayer, is_exchangeable, slot_attention
 from .packed import packed_copy
 
 COMPILERS = ("g++", "clang++", "cl")
-_layers: Sequence[SlotLayer] = ()  # of the rows that are fed just now
+_layers: Sequence[SlotLayer] = ()  # of the rows being fed, set by CompiledCache.attended
 
 
 def has_compiler() -> bool:
-    """Whether there is a C++ compiler, which torch.compile needs on a CPU."""
+    """Whether a C++ compiler is installed, which torch.compile needs on a CPU."""
     return any(map(shutil.which, filter(None, (os.environ.get("CXX"), *COMPILERS))))
 
 
 def can_compile(model: Any) -> bool:
-    """Whether the model's attention can be replaced by the operator below."""
-    adapted = getattr(model, "peft_config", None)  # the compiler knows nothing of its gate
+    """Whether the attention can be replaced by the operator below, and there is no adapter."""
+    adapted = getattr(model, "peft_config", None)  # the compiler does not know an adapter's gate
     return is_exchangeable(type(model)) and bool(_attentions(model)) and not adapted
 
 
 def compiled_copy(model: Any) -> Any:
-    """Return a `packed_copy` whose repeated layers are compiled when they are first called."""
+    """Return a `packed_copy` whose repeated layers are compiled on their first call."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(ROOT / ".cache" / "inductor"))
     copied = packed_copy(model)
     for attention in _attentions(copied):
@@ -52,15 +52,15 @@ def compiled_copy(model: Any) -> Any:
 
 
 class CompiledCache(Cache):
-    """Hands keys and values of the new tokens on to the attention, which puts them into memory."""
+    """Passes the keys and values of new tokens on to the attention, which stores them in memory."""
 
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
-        """Return what was given, for a compiled graph must not hold on to the memory."""
+        """Return the arguments unchanged: a compiled graph must not hold on to the memory."""
         return key_states, value_states
 
     @contextmanager
     def attended(self) -> Iterator[None]:
-        """Have the attention use this memory."""
+        """Let the attention use this memory inside the block."""
         global _layers
         _layers = self.layers
         try:
@@ -70,7 +70,7 @@ class CompiledCache(Cache):
 
 
 def _attentions(model: Any) -> list[Any]:
-    """The modules that attend: transformers numbers them."""
+    """Return the attention modules: those that transformers has numbered with `layer_idx`."""
     return [
         module
         for module in model.modules()
@@ -87,7 +87,7 @@ def compiled_attention(
     scaling: float,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """`slot_attention`, as the compiler sees it: key and value are of the new token alone."""
+    """`slot_attention` as the compiler sees it: key and value are those of the new token alone."""
     taken = [options.get(name) for name in ("softcap", "sliding_window", "s_aux")]
     given = query, key, value, attention_mask, scaling, *taken, module.slot_layer
     return torch.ops.logit_amplification.attend(*given), None

@@ -1,7 +1,7 @@
-"""The model as a step on the CPU runs it: the same parameters, behind products prepared for them.
+"""A copy of the model for CPU steps: the same parameters, with weights packed by oneDNN.
 
-oneDNN brings each weight into the order in which its kernel reads it, once. The model itself stays
-as it is, and contexts are read with it. What a step gains: docs/PERFORMANCE.md, "Steps".
+oneDNN reorders each weight once into the layout that its kernel reads. The model itself is
+unchanged, and contexts are read with it. For the speed of a step see docs/PERFORMANCE.md, "Steps".
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from ...machine.devices import is_split
 from ...models.adapters import sharing
 from ..batch.cache import is_exchangeable
 
-# Of the machine's memory: what weights and their copy may take. Not of what is free just now, for
-# the kind of step is a part of a run's name and must be the same when the run goes on.
+# The share of the machine's memory that weights and their copy may take. Total memory rather than
+# free memory, because the kind of step is part of a run's name and must be the same when the run is
+# resumed.
 SHARE_OF_MEMORY = 0.5
 
 
 def can_pack(model: Any) -> bool:
-    """Whether oneDNN multiplies by this model's weights, and memory has room for a second copy."""
+    """Whether oneDNN can multiply by this model's weights and memory holds a second copy."""
     if model.device.type != "cpu" or getattr(model, "is_quantized", False) or is_split(model):
         return False
     if not torch.backends.mkldnn.is_available() or not _multiplies(model.dtype):
@@ -35,9 +36,10 @@ def can_pack(model: Any) -> bool:
 
 
 def packed_copy(model: Any) -> Any:
-    """Return a model with the parameters of `model`, and packed weights where it multiplies.
+    """Return a model that shares the parameters of `model` but multiplies with packed weights.
 
-    Only steps feed it, so it attends in slots for good: to set that around each takes 0.8 ms.
+    Only steps feed it, so its attention stays set to "slots": switching it for each step takes 0.8
+    ms.
     """
     copied = copy.deepcopy(model, sharing(model))
     for module in list(copied.modules()):
@@ -50,7 +52,7 @@ def packed_copy(model: Any) -> Any:
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose product takes the weight in oneDNN's own order."""
+    """A linear layer that multiplies by a weight in oneDNN's own layout."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
@@ -63,7 +65,7 @@ class PackedLinear(nn.Module):
 
 
 class _Packed:
-    """One packed weight; found by its original's address for as long as a layer holds it."""
+    """One packed weight, found by the address of its original as long as a layer holds it."""
 
     def __init__(self, weight: Tensor):
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
@@ -73,8 +75,8 @@ class _Packed:
 _packed: weakref.WeakValueDictionary[int, _Packed] = weakref.WeakValueDictionary()
 
 
-# An operator of our own, because the compiler can take a packed weight for a constant only: what
-# it sees is the original, the same graph for every layer.
+# A custom operator, because the compiler can only take a packed weight as a constant. It sees the
+# original weight instead, so all layers share one graph.
 @torch.library.custom_op("logit_amplification::packed_linear", mutates_args=())
 def _packed_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     packed = _packed[weight.data_ptr()].weight
@@ -91,12 +93,12 @@ def _linear_layers(model: Any) -> list[nn.Linear]:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """A linear layer and nothing else: what hangs on it, as an adapter's gate, would be lost."""
+    """Whether this is exactly a linear layer: packing would lose hooks, as an adapter's gate."""
     return type(module) is nn.Linear and not module._forward_hooks
 
 
 def _multiplies(dtype: torch.dtype) -> bool:
-    """Whether oneDNN has a kernel for products in this format on this processor."""
+    """Whether oneDNN has a kernel for products in this dtype on this processor."""
     if dtype == torch.float32:
         return True
     found = {

@@ -1,9 +1,9 @@
-"""How many processor threads a step takes while other programs keep cores busy.
+"""Choose how many CPU threads a step uses while other programs keep cores busy.
 
-torch's threads wait for one another at the end of every product. Where another program has one of
-their cores, all wait for the one that shares it, many times a step: with one busy core of two a
-step took four times as long. One thread less is then far faster. The number of threads changes no
-bit of a step (docs/LOG.md).
+torch's threads wait for each other at the end of every product. Where another program occupies one
+of their cores, all of them wait for the thread that shares it, many times per step: with one of two
+cores busy, a step took four times as long. One thread less is then far faster. The number of
+threads changes no bit of a step (docs/LOG.md).
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from contextlib import contextmanager
 import psutil
 import torch
 
-LOOK_SECONDS = 0.5  # between two looks at what others use
-BUSY = 0.3  # cores that others use from which on a thread less is tried
-TRIED = 2  # steps that a number of threads is tried for
+LOOK_SECONDS = 0.5  # between two looks at what other programs use
+BUSY = 0.3  # cores used by other programs, from which on fewer threads are tried
+TRIED = 2  # steps for which a number of threads is tried
 
 
 class Threads:
-    """Chooses torch's number of threads from step to step, between 1 and what it was at first."""
+    """Chooses torch's number of threads for each step, between 1 and the initial number."""
 
     def __init__(self, clock=time.perf_counter, others=None):
         self.most = self.now = torch.get_num_threads()
         self.clock, self.others = clock, others or _OthersCores(clock)
         self.seconds: list[float] = []  # of the last steps with this number of threads
-        self.before: tuple[int, float] | None = None  # what is being held against the trial
+        self.before: tuple[int, float] | None = None  # during a trial: threads and seconds to beat
         self.wait = 0.0  # no trial before this time
         self.patience = LOOK_SECONDS
         self.fewest = self.most
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Make a step with the number of threads chosen, and see how long it takes.
+        """Run one step with the chosen number of threads, and measure how long it takes.
 
-        Outside of it there are as many threads as at first: contexts are read with all of them,
-        for in short ones (5 to 11 tokens, float32) their number would change bits.
+        Outside the block the initial number applies: contexts are read with all threads, because in
+        short ones (5 to 11 tokens, float32) the number of threads would change bits.
         """
         torch.set_num_threads(self.now)
         started = self.clock()
@@ -48,7 +48,7 @@ class Threads:
         self._note(self.clock() - started)
 
     def _note(self, seconds: float) -> None:
-        """Choose the number of threads of the next step, after one that took so long."""
+        """Choose the number of threads for the next step, after one that took `seconds`."""
         self.fewest = min(self.fewest, self.now)
         self.seconds = [*self.seconds[-TRIED + 1 :], seconds]
         if len(self.seconds) < TRIED:
@@ -68,7 +68,7 @@ class Threads:
             self._set(wanted)
 
     def _judge(self, took: float) -> None:
-        """Keep what is tried if it is faster, and look again later if it is not."""
+        """Keep the number that was tried if it is faster; else go back, and look again later."""
         (threads, took_before), self.before = self.before, None
         if took < took_before:
             self.patience = LOOK_SECONDS
@@ -82,7 +82,7 @@ class Threads:
 
 
 class _OthersCores:
-    """The processor cores that other programs have used since the last look."""
+    """How many CPU cores other programs have used on average since the last call."""
 
     def __init__(self, clock):
         self.clock, self.process = clock, psutil.Process()
@@ -94,9 +94,9 @@ class _OthersCores:
         return max(0.0, (others - others_before) / max(1e-9, at - at_before))
 
     def _used(self) -> tuple[float, float]:
-        """Seconds of processor time that others have used so far, and the time."""
+        """Return the CPU seconds that other programs have used so far, and the current time."""
         machine, own = psutil.cpu_times(), self.process.cpu_times()
         idle = machine.idle + getattr(machine, "iowait", 0.0)
-        # On Linux the time of guests is counted within `user` as well.
+        # On Linux, guest time is counted within `user` as well.
         guests = getattr(machine, "guest", 0.0) + getattr(machine, "guest_nice", 0.0)
         return sum(machine) - idle - guests - own.user - own.system, self.clock()

@@ -1,1 +1,1 @@
-"""vLLM as an engine: it runs in a process and an environment of its own."""
+"""vLLM as an engine, running in a process and a Python environment of its own."""

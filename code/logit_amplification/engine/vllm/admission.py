@@ -1,8 +1,8 @@
-"""When a cell may enter vLLM's batch: only where all its streams are read in the same step.
+"""Decide when a cell may enter vLLM's batch, so that all its streams are read in one step.
 
-vLLM's scheduler takes what it is given, in that order, as far as one step's tokens, sequences and
-memory go: a request may be read in pieces, wait, or be thrown out again. None of that happens to
-requests that are added only when everything they can ever need is free. This counts what is free.
+vLLM's scheduler handles requests in order, as far as the tokens, sequences and memory of one step
+allow: a request may be read in chunks, wait, or be preempted. None of that happens to requests that
+are added only when everything they can ever need is free. This module counts what is free.
 """
 
 from __future__ import annotations
@@ -15,26 +15,29 @@ from ...errors import BadInput
 
 @dataclass(frozen=True)
 class Limits:
-    """Of vLLM: requests at once, tokens in one step, positions of a request, blocks of memory."""
+    """vLLM's limits: sequences in a batch, tokens per step, positions per request, cache blocks."""
 
     sequences: int
     tokens: int
     positions: int
     blocks: int
-    block_size: int  # positions
+    block_size: int  # positions per block
 
 
 class Room:
-    """What is free of vLLM's limits."""
+    """Tracks how much of vLLM's limits is free."""
 
     def __init__(self, limits: Limits):
         self.limits = limits
-        self.inside: dict[str, tuple[int, int]] = {}  # by name: sequences and blocks
-        self.fresh = 0  # tokens that the next step reads of new contexts
+        self.inside: dict[str, tuple[int, int]] = {}  # by name: sequences and blocks reserved
+        self.fresh = 0  # tokens of new contexts that the next step will read
         self.fresh_sequences = 0
 
     def refuse(self, what: str, lengths: Sequence[int], new_tokens: int) -> None:
-        """Raise BadInput for contexts of these lengths that would not fit into an empty batch."""
+        """Raise BadInput for contexts of these lengths, in tokens, that an empty batch cannot hold.
+
+        what: how the message names them.
+        """
         limits, longest = self.limits, max(lengths)
         for needed, there, name in (
             (len(lengths), limits.sequences, "max_num_seqs"),
@@ -49,9 +52,9 @@ class Room:
                 )
 
     def fits(self, lengths: Sequence[int], new_tokens: int) -> bool:
-        """Whether contexts of these lengths can all be read in the next step, and go on to the end.
+        """Whether contexts of these lengths can all be read in the next step and run to the end.
 
-        Each of the requests inside takes one token of the step.
+        Each request that is already decoding takes one token of the step.
         """
         sequences = sum(one for one, _ in self.inside.values())
         blocks = sum(two for _, two in self.inside.values())
@@ -63,19 +66,19 @@ class Room:
         )
 
     def enter(self, name: str, lengths: Sequence[int], new_tokens: int) -> None:
-        """Take what a cell needs until it leaves."""
+        """Reserve what a cell needs until it leaves."""
         self.inside[name] = len(lengths), self._blocks(lengths, new_tokens)
         self.fresh += sum(lengths)
         self.fresh_sequences += len(lengths)
 
     def stepped(self) -> None:
-        """A step is made: all contexts inside are read."""
+        """Note that a step was made, so that all contexts inside have been read."""
         self.fresh = self.fresh_sequences = 0
 
     def leave(self, name: str) -> None:
-        """Give back what a cell had."""
+        """Release what a cell had reserved."""
         del self.inside[name]
 
     def _blocks(self, lengths: Sequence[int], new_tokens: int) -> int:
-        # One more for each: vLLM may take the next block before the last one is full.
+        # One more block per request: vLLM may take the next block before the last one is full.
         return sum(-(-(length + new_tokens) // self.limits.block_size) + 1 for length in lengths)

@@ -1,8 +1,8 @@
-"""vLLM as an engine, seen from here: a worker process with an environment of its own.
+"""The workbench's side of the vLLM engine: it starts a worker process and talks to it.
 
 vLLM pins other versions of torch and transformers than the workbench, so nothing here imports it.
-The worker is handed the contexts and the request once and cells as it has room for them, and gives
-generations back as they finish. The rule goes along by cloudpickle.
+The worker receives the contexts and the request once, then cells as it has room for them, and sends
+generations back as they finish. The rule is sent with cloudpickle.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from ..batch.batched import Pending
 from ..interface import Cell, Contrast, Generation, Request
 from .pairing import FOLDER
 
-# To be raised with every change of this folder that can change a token or a measure.
+# Raise this with every change in this folder that can alter a token or a measure.
 VERSION = 1
 PACKAGE = Path(__file__).parents[2]
-BLOCK = 128  # positions: the largest block that vLLM's cache has on a CPU
+BLOCK = 128  # positions; the largest block size of vLLM's cache on a CPU
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 HOW = "make vllm installs it (docs/SCALE.md)"
-# What a launcher tells the sweep's own process; vLLM would take it for its own.
+# Variables that a launcher sets for the sweep's own process; vLLM would act on them as well.
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # requests must not arrive while a step is made
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # requests must not arrive during a step
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_OFFLINE": "1",  # the model is on this machine already
+    "HF_HUB_OFFLINE": "1",  # the model is already on this machine
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the first one is what was tested with vLLM itself
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # V1 is what was tested with vLLM itself
 }
 ASKED = """
 import json, sys
@@ -62,10 +62,11 @@ print(json.dumps(found))
 
 @lru_cache
 def environment_of(python: Path) -> dict[str, Any]:
-    """Return the versions in vLLM's environment, whose Python this is.
+    """Return the versions in vLLM's environment; `python` is its interpreter.
 
-    Raises BadInput where there is none, or one of another version than this Python: the code of a
-    rule could not be read there.
+    The keys are python, torch, transformers, and vllm or vllm-cpu. Raises BadInput if Python or
+    vLLM is missing there, or if its Python is of another version than this one: the pickled code of
+    a rule could not be read there.
     """
     try:
         asked = subprocess.run(
@@ -86,12 +87,12 @@ def environment_of(python: Path) -> dict[str, Any]:
 
 
 def device_of(python: Path) -> str:
-    """Return where vLLM runs: its build for CPUs is a package of its own."""
+    """Return where vLLM runs, "cpu" or "cuda": its build for CPUs is a separate package."""
     return "cpu" if "vllm-cpu" in environment_of(python) else "cuda"
 
 
 def described(python: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of the engine can change a token, before there is one."""
+    """Return what `VllmEngine.describe` would return, without building an engine."""
     found = environment_of(python)
     versions = {
         "vllm": found.get("vllm") or found["vllm-cpu"],
@@ -101,13 +102,13 @@ def described(python: Path, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class VllmEngine:
-    """Makes generations in vLLM's process, which lives from the first cell until `close`.
+    """Makes generations in a vLLM process that lives from the first cell until `close`.
 
-    folder: with the model's weights. longest: positions that a context and its answer can come to.
-    adapter: a folder with a PEFT adapter, for streams that read with the source `model`; the
-    others read without it. paraphrases: by a pair's id, what its answers are scored under too
-    (`Generation.nll_p`). options: more arguments of vLLM's class `LLM`. on_start is called before
-    the process starts, which takes its time.
+    folder: holds the model's weights. longest: the maximum number of positions of a context with
+    its answer. adapter: a folder with a PEFT adapter, for streams whose source is `model`; the
+    others are read without it. paraphrases: by pair id, token ids under which answers are scored as
+    well (`Generation.nll_p`). options: additional arguments of vLLM's class `LLM`. on_start: called
+    before the process starts, which takes a while.
     """
 
     def __init__(
@@ -130,24 +131,24 @@ class VllmEngine:
             "model": str(Path(folder).resolve()),
             "dtype": dtype,
             "max_model_len": longest,
-            # A slot's two streams, and texts that are scored beside.
+            # Two streams per slot, and texts that are scored.
             "max_num_seqs": 2 * slots + 8,
             "max_num_batched_tokens": max(8192, 2 * longest),
             "enforce_eager": on_cpu,
             "generation_config": "vllm",
             "disable_log_stats": True,
-            "async_scheduling": False,  # a step must know what the last one has drawn
+            "async_scheduling": False,  # a step must know what the last one drew
             "seed": 0,
         }
-        if on_cpu:  # else vLLM takes nearly all memory that there is
+        if on_cpu:  # otherwise vLLM takes nearly all memory
             cache = sizes.cache_shape(read_json(Path(folder) / "config.json"))
             of_slot = sizes.slot_bytes(cache, 0, longest + 2 * BLOCK, ITEMSIZE[dtype])
             usual["kv_cache_memory_bytes"] = (slots + 8) * of_slot["keys_and_values"]
         if adapter:
             usual |= {
                 "enable_lora": True,
-                # One more than there are: on a CPU vLLM 0.32 reads rows without an adapter with
-                # the last place for one, which must be empty (docs/LOG.md).
+                # One more than needed: on a CPU, vLLM 0.32 reads rows without an adapter with the
+                # last adapter slot, which must therefore be empty (docs/LOG.md).
                 "max_loras": 2,
                 "max_lora_rank": _rank(Path(adapter).expanduser()),
             }
@@ -159,9 +160,9 @@ class VllmEngine:
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        """Start vLLM's process if there is none, and wait until it has loaded the model.
+        """Start vLLM's process if it is not running, and wait until it has loaded the model.
 
-        Raises BadInput when it cannot.
+        Raises BadInput when that fails.
         """
         if self.process:
             return
@@ -174,11 +175,11 @@ class VllmEngine:
         self.limits = self._received("ready")
 
     def describe(self) -> dict[str, Any]:
-        """Return what of the engine can change a token."""
+        """Return what can change a token in this engine."""
         return described(self.python, self.options)
 
     def capacity(self) -> int:
-        """Return how many cells are made side by side."""
+        """Return how many cells are decoded side by side."""
         return self.slots
 
     def generate(
@@ -192,7 +193,7 @@ class VllmEngine:
         if not pending:
             return
         self.start()
-        # Who is told of steps, and what else holds this process's objects, stays here.
+        # on_step, and the objects of this process that it holds, stay here.
         self._send((replace(request, on_step=_nobody), dict(contexts), self.paraphrases))
         kind, ending = "", False
         while kind != "ended":
@@ -210,7 +211,7 @@ class VllmEngine:
                 yield told
 
     def close(self) -> None:
-        """End vLLM's process, if it was started."""
+        """Stop vLLM's process if it was started."""
         if not self.process:
             return
         atexit.unregister(self.close)
@@ -223,7 +224,7 @@ class VllmEngine:
 
     def _spawn(self) -> tuple[Connection, subprocess.Popen]:
         scratch = Path(self.scratch.name)
-        # Only our package is shown to the other Python, not what is installed beside it.
+        # The other Python sees only our package, not what is installed beside it.
         (scratch / "code").mkdir()
         (scratch / "code" / PACKAGE.name).symlink_to(PACKAGE)
         ours, theirs = Pipe()
@@ -240,7 +241,7 @@ class VllmEngine:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=scratch,
-                start_new_session=True,  # Ctrl-C is for the sweep, which ends this one
+                start_new_session=True,  # Ctrl-C goes to the sweep, which stops this process
             )
         theirs.close()
         return ours, process
@@ -277,15 +278,15 @@ class VllmEngine:
 
 
 def processor_of(runner: str) -> str:
-    """Return the logits processor for a model runner of vLLM, as vLLM names classes."""
+    """Return the logits processor for vLLM's model runner "V1" or "V2", as `module:Class`."""
     return f"{__package__}.processor_{runner.lower()}:Amplify{runner}"
 
 
 def _nobody(tokens: int) -> None:
-    """Nobody is told of steps there."""
+    """Do nothing: this replaces on_step in the worker."""
 
 
 def _rank(adapter: Path) -> int:
-    """Return the smallest LoRA rank that vLLM has room for and this adapter fits into."""
+    """Return the smallest LoRA rank that vLLM supports and that this adapter fits into."""
     rank = adapter_config(adapter).get("r", 8)
     return next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)

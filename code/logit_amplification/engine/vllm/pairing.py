@@ -1,9 +1,10 @@
-"""The rows of vLLM's batch that belong together: one draw for all streams of a cell.
+"""Find the rows of vLLM's batch that belong to one cell, and draw one token for all of them.
 
 vLLM knows requests, not cells: each stream of a cell is a request of its own. At every step this
-finds the rows of each cell, draws its token from their logits as every engine here does, and leaves
-that token as the only possible one in all of them. So they append the same token and end together.
-A cell whose rows do not come together raises OutOfStep. It never goes on with another token.
+module finds the rows of each cell, draws its token from their logits in the same way as the other
+engines, and leaves that token as the only possible one in all of these rows. So they append the
+same token and end together. If the rows of a cell are not scheduled together, it raises OutOfStep
+and never continues with another token.
 
 This runs in vLLM's process, once for each rank of a tensor-parallel group.
 """
@@ -23,16 +24,16 @@ from torch import Tensor
 from ..batch.drawing import ROWS_AT_ONCE, append_row, draw_rows, most_likeliest
 from ..interface import Cell, Generation, Request
 
-FOLDER = "LOGIT_AMPLIFICATION_VLLM"  # the variable with the folder where requests and results are
-NAME = "logit_amplification"  # of our part of vLLM's `extra_args`
+FOLDER = "LOGIT_AMPLIFICATION_VLLM"  # environment variable: the folder for requests and results
+NAME = "logit_amplification"  # key of our part of vLLM's `extra_args`
 
 
 class OutOfStep(RuntimeError):
-    """vLLM has scheduled a cell's rows apart: what it would draw from would be wrong."""
+    """vLLM has scheduled a cell's rows apart: a token drawn from them would be wrong."""
 
 
 class Row(NamedTuple):
-    """A row of vLLM's batch: where it is, our `extra_args`, how many tokens it has drawn."""
+    """A row of vLLM's batch: its number, our `extra_args`, and how many tokens it has drawn."""
 
     number: int
     told: dict[str, Any]
@@ -40,7 +41,7 @@ class Row(NamedTuple):
 
 
 class Pairing:
-    """The cells under way, and their generations."""
+    """The cells in progress and their generations."""
 
     def __init__(self):
         self.folder = Path(os.environ[FOLDER])
@@ -49,13 +50,14 @@ class Pairing:
         self.results = (self.folder / "finished").open("ab") if is_first else None
         self.made: dict[str, Generation] = {}
         self.numbers: dict[str, list[float]] = {}
-        self.ended: set[str] = set()  # which vLLM may still run for a step
-        self.request: tuple[int, Request] | None = None  # with its number
+        self.ended: set[str] = set()  # vLLM may still run these for one step
+        self.request: tuple[int, Request] | None = None  # the current request and its number
 
     def draw(self, logits: Tensor, rows: Iterable[Row]) -> None:
-        """Draw the next token of every cell, and leave no other in its rows of `logits`.
+        """Draw the next token of every cell, and make it the only possible one in the cell's rows.
 
-        logits (rows, vocab), changed in place. Raises OutOfStep.
+        logits: (rows, vocab), changed in place. Raises OutOfStep when the rows of a cell do not
+        belong to the same step.
         """
         cells = self._together(rows)
         if not cells:
@@ -70,7 +72,7 @@ class Pairing:
             self._force(logits, [row.number for row in cells[name]], 0)
 
     def _together(self, rows: Iterable[Row]) -> dict[str, list[Row]]:
-        """Return the rows of each cell in the order of its streams."""
+        """Return the rows of each cell, in the order of its streams. Raises OutOfStep."""
         cells: dict[str, list[Row]] = {}
         for row in rows:
             cells.setdefault(row.told["cell_id"], []).append(row)
@@ -148,5 +150,5 @@ class Pairing:
 
 
 def told_of(params: Any) -> dict[str, Any] | None:
-    """Return our part of vLLM's sampling parameters; None for a request that is not ours."""
+    """Return our part of vLLM's sampling parameters, or None for a request that is not ours."""
     return (params.extra_args or {}).get(NAME)

@@ -1,4 +1,4 @@
-"""vLLM's first interface for logits processors: CPUs, and GPUs without its model runner V2."""
+"""The logits processor for vLLM's model runner V1: CPUs, and GPUs where V2 is off."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from .pairing import Pairing, Row, told_of
 
 
 class AmplifyV1(LogitsProcessor):
-    """Hands the rows of cells to `Pairing`; follows how vLLM moves requests between rows."""
+    """Passes the rows of cells to `Pairing`, and follows how vLLM moves requests between rows."""
 
     def __init__(self, vllm_config: Any, device: Any, is_pin_memory: bool):
         self.pairing = Pairing()
-        self.rows: dict[int, tuple[dict[str, Any], list[int]]] = {}  # what is told, tokens drawn
+        # By row: our part of the request's `extra_args`, and the tokens drawn so far.
+        self.rows: dict[int, tuple[dict[str, Any], list[int]]] = {}
 
     def is_argmax_invariant(self) -> bool:
-        """It is not: vLLM leaves those that are out for greedy requests."""
+        """Return False: vLLM skips argmax-invariant processors for greedy requests."""
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """Follow removed, added and moved requests, in this order."""
+        """Apply removed, added and moved requests, in this order."""
         if not batch_update:
             return
         for row in batch_update.removed:
             self.rows.pop(row, None)
         for row, params, _, drawn in batch_update.added:
-            self.rows.pop(row, None)  # an added request may take the place of another
+            self.rows.pop(row, None)  # an added request may replace another one
             if told := told_of(params):
                 self.rows[row] = told, drawn
         for source, target, way in batch_update.moved:
@@ -39,7 +40,7 @@ class AmplifyV1(LogitsProcessor):
                 self.rows[source] = other
 
     def apply(self, logits: Tensor) -> Tensor:
-        """Draw for every cell; logits (rows, vocab) float32, changed in place."""
+        """Draw for every cell; logits (rows, vocab) float32, changed in place and returned."""
         rows = [Row(row, told, len(drawn)) for row, (told, drawn) in self.rows.items()]
         self.pairing.draw(logits, rows)
         return logits

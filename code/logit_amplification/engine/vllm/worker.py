@@ -1,9 +1,9 @@
-"""The process that vLLM runs in: cells come in by a pipe, generations go back as they finish.
+"""The process that runs vLLM: cells arrive through a pipe, finished generations go back.
 
     python -m logit_amplification.engine.vllm.worker FD
 
-Started by `engine.py` with the Python of vLLM's own environment. Messages are pairs of a name and
-what belongs to it.
+`engine.py` starts it with the Python of vLLM's own environment; FD is the pipe's file descriptor.
+Messages are pairs of a name and its content.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .pairing import FOLDER, NAME, OutOfStep
 
 
 def main(descriptor: int) -> None:
-    """Serve until the other end closes."""
+    """Serve requests until the other end of the pipe closes."""
     connection = Connection(descriptor)
     try:
         setup = cloudpickle.loads(connection.recv_bytes())
@@ -45,7 +45,7 @@ def main(descriptor: int) -> None:
 
 
 class Worker:
-    """vLLM with one model, and what is being made in it."""
+    """vLLM with one model, and the cells being generated in it."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Worker:
             config.scheduler_config.max_num_seqs,
             config.scheduler_config.max_num_batched_tokens,
             config.model_config.max_model_len,
-            config.cache_config.num_gpu_blocks - 1,  # vLLM keeps one for itself
+            config.cache_config.num_gpu_blocks - 1,  # vLLM reserves one
             config.cache_config.block_size,
         )
         self.lora = None
@@ -77,7 +77,7 @@ class Worker:
         self.requests = 0
 
     def _refuse_an_adapter_everywhere(self) -> None:
-        """Raise BadInput where a request with the adapter says what one without it says."""
+        """Raise BadInput if a request with the adapter gets the same answer as one without it."""
         prompt = TokensPrompt(prompt_token_ids=list(range(10, 20)))
         params = SamplingParams(temperature=0, max_tokens=4, logprobs=5, detokenize=False)
         both = self.llm.generate(
@@ -99,7 +99,7 @@ class Worker:
         contexts: dict[str, Contrast],
         paraphrases: dict[str, tuple[int, ...]],
     ) -> None:
-        """Make cells as they come until `end`; send each generation, and how many a step had."""
+        """Make cells until `end` arrives; send each generation, and each step's number of cells."""
         self.requests += 1
         path = self.folder / f"request-{self.requests}"
         path.write_bytes(cloudpickle.dumps(request))
@@ -109,7 +109,7 @@ class Worker:
             self.room.refuse(f"the pair {name!r}", _lengths(contrast), self._new_tokens(name))
         self.waiting: deque[tuple[str, Cell]] = deque()
         self.to_score: deque[tuple[str, Generation]] = deque()
-        self.inside: dict[str, dict[str, Any]] = {}  # by cell: the outputs of its rows
+        self.inside: dict[str, dict[str, Any]] = {}  # by cell: the tokens of its rows
         self.scoring: dict[str, Generation] = {}
         more, count = True, 0
         while more or self.waiting or self.inside or self.to_score or self.scoring:
@@ -132,7 +132,7 @@ class Worker:
         return self.request.of_pair.get(pair_id, self.request).max_new_tokens
 
     def _admit(self) -> None:
-        """Add what fits: first the texts to be scored, for somebody waits for them."""
+        """Add what fits, texts to be scored first: their finished answers wait for the score."""
         while self.to_score:
             name, generation = self.to_score[0]
             ids = [*self.paraphrases[generation.cell.pair_id], *generation.token_ids]
@@ -202,10 +202,10 @@ class Worker:
         self.connection.send(("stepped", drawn))
 
     def _leave(self, name: str, generation: Generation) -> None:
-        """Take a finished cell out; what vLLM has drawn must be what we have."""
+        """Remove a finished cell, after checking that vLLM's rows have the tokens that we drew."""
         rows = self.inside.pop(name)
         self.room.leave(name)
-        if generation.finish_reason in ("stop", "error"):  # by our own word: vLLM would go on
+        if generation.finish_reason in ("stop", "error"):  # ended by us: vLLM would go on
             contrast = self.contexts[generation.cell.pair_id]
             self.engine.abort_request(
                 [f"{name}/{row}" for row, _ in enumerate(set(contrast.streams))]
@@ -228,7 +228,7 @@ class Worker:
         self.connection.send(("finished", generation))
 
     def _new_generations(self) -> Iterator[tuple[str, Generation]]:
-        """What the processor has written since the last look."""
+        """Yield what the logits processor has written since the last call."""
         while True:
             place = self.finished.tell()
             try:
@@ -239,7 +239,7 @@ class Worker:
 
 
 def _lengths(contrast: Contrast) -> list[int]:
-    """How many tokens each distinct stream begins with."""
+    """Return the number of tokens that each distinct stream starts with."""
     return [len(stream.ids) for stream in dict.fromkeys(contrast.streams)]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib
+import numpy
 import pandas
 from matplotlib import ticker
 from matplotlib.axes import Axes
@@ -16,10 +17,14 @@ from ...evaluation import stats
 from ...logits.vocabulary import MEASURES
 from ...records.files import Record
 from . import findings
-from .style import COLOURS, MARKERS, STYLE, canvas, legend_below
+from .style import COLOURS, MARKERS, STYLE, SUBDUED, canvas, legend_below
 
 MOST_ARMS = 8  # as many colours as there are
-OUTCOMES = {"other": "other", "refusal": "refusal", "incoherent": "incoherent"}
+OUTCOMES = {
+    "incoherent": "Incoherent answers",
+    "refusal": "Refusals",
+    "other": "All other answers",
+}
 
 
 def draw_arms(run: dict[str, Any], records: Sequence[Record]) -> Figure:
@@ -47,64 +52,78 @@ def draw_arms(run: dict[str, Any], records: Sequence[Record]) -> Figure:
 
 
 def draw_outcomes(run: dict[str, Any], records: Sequence[Record]) -> Figure:
-    """Shares of the three outcomes against alpha with 95 % intervals, a panel per arm."""
+    """The share of each outcome against alpha with 95 % intervals: a panel each, a line per arm.
+
+    Where refusals cannot be told from the phrase list's errors, the panel says so instead.
+    """
     frame = stats.without_b(stats.to_frame(records))
     arms = list(_arms(frame))[:4]
     with matplotlib.rc_context(STYLE):
-        size = (3.4 * max(3, len(arms)), 4.8)
         title = findings.incoherence(frame[frame["arm"].isin([arm for arm, _, _ in arms])])
-        figure, grid = canvas(size, title, run, records)
-        every = grid.subplots(1, len(arms), sharey=True, squeeze=False)[0]
-        for axes, (arm, of_arm, _) in zip(every, arms, strict=True):
-            handles = [
-                _line(axes, stats.dose(of_arm, name), _style(place), label=label, place=place)
-                for place, (name, label) in enumerate(OUTCOMES.items())
-            ]
-            families = stats.treatment(of_arm)["family"].nunique()
-            axes.set(title=f"{arm}, n = {families} families", xlabel="alpha", ylim=(-0.03, 1.03))
-            axes.set_ylabel("share of answers")
-        legend_below(figure, handles)
+        figure, grid = canvas((13, 5.2), title, run, records)
+        handles = {}
+        for axes, (name, heading) in zip(grid.subplots(1, 3), OUTCOMES.items(), strict=True):
+            axes.set(title=heading, xlabel="alpha", ylabel="share of answers", ylim=(-0.03, 1.03))
+            why_not = findings.refusals_not_measurable(frame) if name == "refusal" else None
+            if why_not:
+                axes.text(0.5, 0.5, why_not, transform=axes.transAxes, ha="center", size=11)
+                axes.set(xticks=[], yticks=[])
+                continue
+            for place, (arm, of_arm, style) in enumerate(arms):
+                table = stats.dose(of_arm, name)
+                handles[arm] = _line(axes, table, style, label=arm, place=place)
+        legend_below(figure, list(handles.values()))
     return figure
 
 
 def draw_path(run: dict[str, Any], records: Sequence[Record]) -> Figure:
-    """Behaviour against coherence, with alpha as the path: a line per arm, a point per alpha."""
+    """Behaviour against coherence: a point per alpha and arm, where alpha has moved the text to.
+
+    Across: the distance from A beyond that at alpha 0, for even there truncated sampling leaves A.
+    """
     frame = stats.without_b(stats.to_frame(records))
     groups = _groups(frame)
     panels = (
-        ("kl_sampled_a", "nll_a", "Likelihood against distance from A"),
-        ("kl_sampled_a", "log_ratio_a_b", "The contrast against distance from A"),
+        ("nll_a", "What it costs: likelihood under A"),
+        ("log_ratio_a_b", "What it brings: the contrast of A with B"),
     )
     with matplotlib.rc_context(STYLE):
-        size = (12, 2 + 4 * len(groups))
+        size = (13, 1.8 + 4 * len(groups))
         title = findings.changed(groups[0][0][1], "log_ratio_a_b")
         figure, grid = canvas(size, title, run, records)
         every = grid.subplots(len(groups), 2, squeeze=False)
         handles = {}
-        for axes, arms, (across, up, title) in [
-            (axes, arms, panel)
-            for row, arms in zip(every, groups, strict=True)
-            for axes, panel in zip(row, panels, strict=True)
-        ]:
-            for arm, of_arm, style in arms:
-                x, y = stats.dose(of_arm, across)["mean"], stats.dose(of_arm, up)["mean"]
-                (handles[arm],) = axes.plot(x, y, label=arm, **style)
-                for alpha in dict.fromkeys([*x.index[:1], *x.index[-1:]]):
-                    axes.annotate(
-                        f"{alpha:g}",
-                        (x[alpha], y[alpha]),
-                        textcoords="offset points",
-                        xytext=(4, 4),
-                        size=8,
-                        color=style["color"],
-                    )
-            axes.set(
-                title=f"{title} (numbers: alpha)",
-                xlabel=MEASURES[across].label,
-                ylabel=MEASURES[up].label,
-            )
+        for row, arms in zip(every, groups, strict=True):
+            for axes, (name, heading) in zip(row, panels, strict=True):
+                for arm, of_arm, style in arms:
+                    handles[arm] = _path(axes, of_arm, name, style, arm)
+                axes.set(title=heading, ylabel=MEASURES[name].label)
+                axes.set_xlabel(f"{MEASURES['kl_sampled_a'].short} beyond alpha 0, nats per token")
         legend_below(figure, list(handles.values()))
     return figure
+
+
+def _path(
+    axes: Axes, cells: pandas.DataFrame, name: str, style: dict[str, Any], arm: str
+) -> Line2D:
+    """A point with its 95 % interval per alpha; the alphas are written where there is room."""
+    across, up = stats.dose(cells, "kl_sampled_a")["mean"], stats.dose(cells, name)
+    far = across - across.iloc[0] if len(across) else across
+    reach = _reach(up)
+    axes.errorbar(far, up["mean"], yerr=reach, elinewidth=0.9, capsize=2, **style, linestyle=":")
+    span, last = float(numpy.ptp(far)) if len(far) else 0.0, None
+    for alpha in reversed(far.index):
+        if last is None or abs(far[alpha] - last) > 0.05 * span or alpha == far.index[0]:
+            axes.annotate(
+                f"{alpha:g}",
+                (far[alpha], up["mean"][alpha]),
+                textcoords="offset points",
+                xytext=(5, -11),
+                size=9,
+                color=SUBDUED,
+            )
+            last = far[alpha]
+    return Line2D([], [], label=f"{arm} (numbers: alpha)", **style, linestyle=":")
 
 
 Panelled = tuple[str, pandas.DataFrame, dict[str, Any]]
@@ -116,25 +135,25 @@ def _groups(frame: pandas.DataFrame) -> list[list[Panelled]]:
     return [[first, *others[i : i + 2]] for i in range(0, max(1, len(others)), 2)]
 
 
-def _arms(frame: pandas.DataFrame) -> Iterator[tuple[str, pandas.DataFrame, dict[str, Any]]]:
+def _arms(frame: pandas.DataFrame) -> Iterator[Panelled]:
     """Yield arm, its rows and its style: the same in every panel."""
     for place, arm in enumerate(frame["arm"].unique()[:MOST_ARMS]):
-        yield arm, frame[frame["arm"] == arm], _style(place)
-
-
-def _style(place: int) -> dict[str, Any]:
-    return {"color": COLOURS[place], "marker": MARKERS[place], "linewidth": 1.8, "markersize": 5}
+        style = {"color": COLOURS[place], "marker": MARKERS[place], "linewidth": 1.8}
+        yield arm, frame[frame["arm"] == arm], style | {"markersize": 5}
 
 
 def _line(
     axes: Axes, table: pandas.DataFrame, style: dict[str, Any], *, label: str, place: int
 ) -> Line2D:
-    """Means with their 95 % intervals as bars, a little beside those of the other lines."""
-    reach = [table["mean"] - table["lower"], table["upper"] - table["mean"]]
-    reach = [side.clip(lower=0).fillna(0.0) for side in reach]
+    """Means with their 95 % intervals as bars, a hair's breadth beside those of other lines."""
     aside = place * 0.006 * (table.index.max() - table.index.min()) if len(table) else 0.0
-    axes.errorbar(
-        table.index + aside, table["mean"], yerr=reach, elinewidth=0.9, capsize=2, **style
-    )
+    bars = {"yerr": _reach(table), "elinewidth": 0.9, "capsize": 2}
+    axes.errorbar(table.index + aside, table["mean"], **bars, **style)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
     return Line2D([], [], label=label, **style)
+
+
+def _reach(table: pandas.DataFrame) -> list[pandas.Series]:
+    """How far a mean's interval reaches down and up; 0 where there is none."""
+    reach = [table["mean"] - table["lower"], table["upper"] - table["mean"]]
+    return [side.clip(lower=0).fillna(0.0) for side in reach]

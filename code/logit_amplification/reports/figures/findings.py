@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import pandas
 
-from ...evaluation import stats
+from ...evaluation import calibration, stats
 from ...logits.vocabulary import MEASURES
-from ...statistics import intervals
+from ...statistics import correction, intervals
 from ...statistics.wording import against_margin, contains_zero, format_interval
+
+NOT_MEASURABLE = (
+    "Not measurable on this model:\nno share here can be told from\nthe phrase list's own errors"
+)
 
 
 def changed(frame: pandas.DataFrame, name: str) -> str:
-    """Whether a measure rises or falls at the largest alpha, against alpha 0."""
-    largest, label = stats.treatment(frame)["alpha"].max(), MEASURES[name].label
-    label = label[0].upper() + label[1:]
+    """Say whether a measure rises or falls at the largest alpha, against alpha 0."""
+    largest, measure = stats.treatment(frame)["alpha"].max(), MEASURES[name]
     row = _difference(frame, name)
     if row is None:
-        return f"{label}, by alpha"
-    told = f"{format_interval(row, signed=True)} at alpha {largest:g}"
+        return f"{measure.short[0].upper()}{measure.short[1:]} by alpha"
+    by = f"{format_interval(row, signed=True)} {measure.unit}".rstrip()
     if contains_zero(row):
-        return f"{label}: no change is shown ({told})"
-    return f"{label}: {'more' if row['mean'] > 0 else 'less'} with amplification ({told})"
+        return f"No change of {_called(name)} is shown at alpha {largest:g} ({by})"
+    direction = "rises" if row["mean"] > 0 else "falls"
+    called = _called(name)
+    return f"{called[0].upper()}{called[1:]} {direction} at alpha {largest:g} ({by})"
+
+
+def _called(name: str) -> str:
+    """A measure as the subject of a sentence."""
+    names = {
+        "log_ratio_a_b": "the contrast log p_A - log p_B",
+        "n_tokens": "the length of answers",
+        "logit_std": "the spread of the amplified logits",
+    }
+    return names.get(name, f"the {MEASURES[name].short}")
 
 
 def likelihood(frame: pandas.DataFrame) -> str:
-    """Up to which alpha the text stays as likely under A as the margin asks for."""
+    """Say up to which alpha the text stays as likely under A as the margin asks for."""
     table = stats.paired_difference(frame, "nll_a")
     table = table[table.index > 0]
     if table.empty or table["upper"].isna().all():
-        return "Distance, likelihood and repetition, by alpha"
+        return "Distance, likelihood and contrast by alpha"
     margin = intervals.MARGIN_NLL
     kept = []
     for alpha, row in table.iterrows():
@@ -37,19 +52,44 @@ def likelihood(frame: pandas.DataFrame) -> str:
             break
         kept.append(alpha)
     if kept:
-        return f"Up to alpha {kept[-1]:g} the text stays within {margin:g} nats of A's likelihood"
-    return f"At no alpha is it shown that the text stays within {margin:g} nats of A's likelihood"
+        return (
+            f"Up to alpha {kept[-1]:g} text stays as likely under A as at alpha 0, within "
+            f"{margin:g} nats per token"
+        )
+    return (
+        f"No alpha is shown to keep text as likely under A as at alpha 0, within {margin:g} nats "
+        "per token"
+    )
 
 
 def incoherence(frame: pandas.DataFrame) -> str:
-    """How many answers are incoherent at the largest alpha, arm by arm."""
-    largest = stats.treatment(frame)["alpha"].max()
+    """Say how many answers are incoherent at the largest alpha, arm by arm, and at alpha 0."""
+    cells = stats.treatment(frame)
+    largest = cells["alpha"].max()
     shares = {
-        arm: stats.dose(cells, "incoherent")["mean"].get(largest)
-        for arm, cells in stats.treatment(frame).groupby("arm", sort=False)
+        arm: stats.dose(rows, "incoherent")["mean"]
+        for arm, rows in cells.groupby("arm", sort=False)
     }
-    told = ", ".join(f"{share:.0%} ({arm})" for arm, share in shares.items() if share is not None)
-    return f"Incoherent answers at alpha {largest:g}: {told or 'none came to an end'}"
+    told = [f"{row[largest]:.0%} ({arm})" for arm, row in shares.items() if largest in row]
+    if not told:
+        return f"Incoherent answers at alpha {largest:g}: none came to an end"
+    start = next((row[0.0] for row in shares.values() if 0.0 in row and largest > 0), None)
+    before = f", {start:.0%} at alpha 0" if start is not None else ""
+    return f"Incoherent answers at alpha {largest:g}: {', '.join(told)}{before}"
+
+
+def refusals_not_measurable(frame: pandas.DataFrame) -> str | None:
+    """Say that no arm's share of refusals can be told from the scorer's errors; None if one can.
+
+    The errors are those of the phrase list on held-out labelled answers (`calibration`).
+    """
+    errors = calibration.refusal_errors()
+    rates = []
+    for _, cells in stats.treatment(frame).groupby("arm", sort=False):
+        for _, row in stats.dose(cells, "refusal").iterrows():
+            share = intervals.Estimate(*row[list(stats.COLUMNS[:3])], int(row["n"]))
+            rates.append(correction.corrected(share, errors))
+    return None if correction.is_measurable(rates) else NOT_MEASURABLE
 
 
 def _difference(frame: pandas.DataFrame, name: str) -> pandas.Series | None:

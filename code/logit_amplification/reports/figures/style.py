@@ -1,4 +1,4 @@
-"""How every figure looks, in one place: colours, type, canvas, footnote, files."""
+"""How every figure looks, in one place: colours, type, canvas, footnote and files."""
 
 from __future__ import annotations
 
@@ -19,30 +19,40 @@ from ..report import run_in_words
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MEAN, NULL = "#0072B2", "#D55E00"
+PALE, SUBDUED = "#B9CBD8", "#555555"
 STYLE = {
     "figure.constrained_layout.use": True,
+    "figure.titlesize": 14,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.color": "#E5E5E5",
     "axes.axisbelow": True,
-    "axes.titlesize": 11,
+    "axes.titlesize": 12,
     "axes.titlelocation": "left",
-    "axes.labelsize": 10,
+    "axes.labelsize": 11,
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": 10.5,
 }
 SVG = {"svg.fonttype": "none", "svg.hashsalt": "logit-amplification"}  # text stays text
-FORMATS = {"png": {"dpi": 200}, "svg": {"metadata": {"Date": None}}}
 
 
-def save_figures(figures: dict[str, Figure], folder: Path) -> list[Path]:
-    """Write each figure as PNG and as SVG and return the paths. The same data give the same SVG."""
+def save_figures(figures: dict[str, Figure], folder: Path, run_id: str = "") -> list[Path]:
+    """Write each figure as PNG and as SVG and return the paths. The same data give the same SVG.
+
+    run_id: kept in the files' metadata, not in the picture. Raises BadInput for a folder that
+    cannot be written.
+    """
+    source = f"run {run_id}" if run_id else "logit-amplification"
+    formats: dict[str, dict[str, Any]] = {
+        "png": {"dpi": 200, "metadata": {"Source": source}},
+        "svg": {"metadata": {"Date": None, "Source": source}},
+    }
     paths = []
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
-            for kind, options in FORMATS.items():
+            for kind, options in formats.items():
                 scratch = Path(folder) / f".{name}.{kind}.tmp"
                 with warnings.catch_warnings(), matplotlib.rc_context(SVG):
                     # A character that the font lacks is drawn as a box.
@@ -61,10 +71,11 @@ def canvas(
 ) -> tuple[Figure, SubFigure]:
     """A figure with a title above the panels and, below them, a strip for legend and footnote."""
     figure = Figure(figsize=size)
-    canvas, strip = figure.subfigures(2, 1, height_ratios=(size[1] - 0.9, 0.9))
-    canvas.suptitle(title, x=0.01, ha="left", weight="bold")
-    note = "\n".join(textwrap.wrap(run_in_words(run, records), int(13 * size[0])))
-    strip.text(0.01, 0.02, note, size=8, color="#555555", va="bottom")
+    canvas, strip = figure.subfigures(2, 1, height_ratios=(size[1] - 0.95, 0.95))
+    wrapped = "\n".join(textwrap.wrap(title, int(9 * size[0])))
+    canvas.suptitle(wrapped, x=0.01, ha="left", weight="bold")
+    note = "\n".join(textwrap.wrap(run_in_words(run, records), int(12.5 * size[0])))
+    strip.text(0.01, 0.02, note, size=8.5, color=SUBDUED, va="bottom")
     return figure, canvas
 
 

@@ -1,1 +1,1 @@
-"""A sweep shared by several processes: who they are, and who makes what."""
+"""Share one sweep among several processes: their ranks, and which cells each one makes."""

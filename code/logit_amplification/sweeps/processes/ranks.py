@@ -1,8 +1,9 @@
-"""The processes of one launch: which one this is, and what they agree on before they work.
+"""Find the processes of one launch, and let them agree on the work before it starts.
 
-`torchrun` and `accelerate launch` number their processes and tell each the address of a key-value
-store (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT: torch's `env://`). The first process decides, the
-others follow; after that they meet in the data folder alone, so that one may die without the rest.
+`torchrun` and `accelerate launch` number their processes and give each the address of a key-value
+store (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT: torch's `env://`). The first process decides and
+the others follow. After that they coordinate only through the data folder, so one may die without
+the rest.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from typing import Any
 
 from ...errors import BadInput
 
-# One process may still be fetching the model while the others are ready.
+# One process may still be downloading the model while the others are ready.
 PATIENCE = timedelta(minutes=60)
 _sweeps = itertools.count()
 
 
 class Ranks:
-    """The processes that share a sweep. Without a launcher there is one, and it agrees with itself.
+    """The processes that share a sweep. Without a launcher there is one, which agrees with itself.
 
-    Values are what JSON can hold.
+    Values that are exchanged must be what JSON can hold.
     """
 
     def __init__(self, number: int, size: int, store: Any = None):
@@ -35,7 +36,7 @@ class Ranks:
     def here(cls) -> Ranks:
         """Return the rank that a launcher has given to this process.
 
-        Raises BadInput where its variables make no sense, or nobody answers at its address.
+        Raises BadInput if the launcher's variables are invalid, or if the store cannot be reached.
         """
         size = _number("WORLD_SIZE", 1)
         if size == 1:
@@ -57,11 +58,15 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process decides, and writes plan, marks and artifacts."""
+        """Whether this process decides, and writes plan, rerun marks and artifacts."""
         return self.number == 0
 
     def decided(self, name: str, decide: Callable[[], Any]) -> Any:
-        """Return what the first process decides; only there `decide` is called."""
+        """Return what the first process decides; `decide` is called only there.
+
+        name: the key of the value in the store. Raises BadInput if the first process ends, or does
+        not answer in time.
+        """
         if not self.is_first:
             return self._told(name)
         value = decide()
@@ -70,7 +75,10 @@ class Ranks:
         return value
 
     def gathered(self, name: str, value: Any) -> list[Any]:
-        """Return the values of all processes in the first one, and [value] in the others."""
+        """Return the values of all processes in the first one, and [value] in the others.
+
+        Raises BadInput, in the first process, if another one ends or does not answer in time.
+        """
         if not self.is_first:
             self.store.set(f"{self.name}/{name}/{self.number}", json.dumps(value))
             return [value]

@@ -1,4 +1,4 @@
-"""What the processes of one launch tell each other about a sweep, and how its cells are cut up."""
+"""Tell the processes of one launch what to make, and divide a sweep's cells into pieces."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ def prepared(
     slots: dict[str, Any] | None,
     ranks: Ranks,
 ) -> dict[str, Any]:
-    """Return what all processes have to know, in the first one, before any begins.
+    """Return what all processes have to know; the first one calls it before any begins.
 
-    missing: of every cell of the plan, whether it is to be made.
+    missing: for every cell of the plan, whether it is to be made. slots: from `choose_slots`, or
+    None. With several processes, claims left by sweeps that were killed are deleted.
     """
     name = uuid.uuid4().hex[:8]
     if ranks.size > 1:
-        delete_claims(journal.folder)  # of sweeps that were killed
+        delete_claims(journal.folder)  # left by sweeps that were killed
         claims_folder(journal.folder, name).mkdir()
     return {
         "configuration": configuration,
@@ -51,7 +52,7 @@ def prepared(
 
 
 def unpacked(missing: str, count: int) -> list[bool]:
-    """Return `missing` as it was given to `prepared`."""
+    """Return `missing` as it was given to `prepared`; count: the number of cells in the plan."""
     bits = numpy.frombuffer(bytes.fromhex(missing), dtype=numpy.uint8)
     return numpy.unpackbits(bits, count=count).astype(bool).tolist()
 
@@ -62,9 +63,10 @@ def refuse_other_work(
     plan: Mapping[str, Any],
     ranks: Ranks,
 ) -> None:
-    """Raise BadInput where this process would make something else than the first one.
+    """Raise BadInput if this process would make something else than the first one.
 
-    Another version of a library on one node would else make tokens that nobody asked for.
+    Otherwise, for example, another version of a library on one node would make tokens that nobody
+    asked for.
     """
     for name, first, own in differences(
         work["configuration"], json.loads(json.dumps(configuration))
@@ -83,7 +85,7 @@ def refuse_other_work(
 def share_of(
     work: Mapping[str, Any], cells: Sequence[Cell], journal: Journal, ranks: Ranks
 ) -> Alone | Claims:
-    """Return what gives this process its cells."""
+    """Return the object that gives this process its cells."""
     if ranks.size == 1:
         return Alone(cells)
     pieces = list(cut_up(cells))
@@ -93,7 +95,7 @@ def share_of(
 
 
 def cut_up(cells: Iterable[Cell]) -> Iterable[list[Cell]]:
-    """Yield pieces: neighbours of one pair, `CELLS_OF_A_PIECE` at most."""
+    """Yield pieces of the cells: consecutive cells of one pair, at most `CELLS_OF_A_PIECE`."""
     for _, group in groupby(cells, key=lambda cell: cell.pair_id):
         of_pair = list(group)
         for first in range(0, len(of_pair), CELLS_OF_A_PIECE):
@@ -101,7 +103,7 @@ def cut_up(cells: Iterable[Cell]) -> Iterable[list[Cell]]:
 
 
 def described(ranks: Ranks, made: Iterable[Kept]) -> dict[str, Any]:
-    """Return `ranks` of the metadata: what each process has made. A single one has none."""
+    """Return the metadata entry `ranks`: what each process has made. Empty for a single process."""
     if ranks.size == 1:
         return {}
     counts = Counter(Path(kept.file).stem for kept in made)
@@ -109,5 +111,5 @@ def described(ranks: Ranks, made: Iterable[Kept]) -> dict[str, Any]:
 
 
 def digest(plan: Mapping[str, Any]) -> str:
-    """Return what tells one plan from another."""
+    """Return a hash that distinguishes plans."""
     return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
