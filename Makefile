@@ -68,7 +68,7 @@ docs: .venv/installed-dev
 	@echo "Open .cache/docs/index.html"
 
 pictures: .venv/installed-dev
-	$(RUN) docs/record_explorer.py
+	$(RUN) code/record_explorer.py
 
 test: .venv/installed-dev
 	$(RUN) -m ruff check .
@@ -141,7 +141,7 @@ COMPILE := $(UV) pip compile requirements.txt --no-emit-package torch --no-annot
 # Not in vLLM's lock: torch and triton depend on the build, and text models do not need the others.
 BEHIND_TORCH := torch triton torchvision torchaudio torchcodec
 LOCK := $(COMPILE) --universal --python-version 3.10 --generate-hashes --upgrade \
-	--custom-compile-command "make lock" --group demo
+	--custom-compile-command "make lock" --group demo --group explore
 
 lock: $(UV)
 	$(LOCK) --output-file requirements.lock

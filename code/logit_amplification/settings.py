@@ -68,7 +68,7 @@ class Settings(BaseSettings):
 
     model: str = _knob(
         MISTRAL,
-        "the model",
+        "the model to load",
         "`demo` (SmolLM2-135M), a Hugging Face id, or a folder with safetensors weights",
         min_length=1,
     )
@@ -84,7 +84,7 @@ class Settings(BaseSettings):
         "none, 8bit (LLM.int8) or 4bit (NF4); `full` means none; the demo model's default is none",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _knob(
-        "auto", "number format of weights and activations", "auto, float32, bfloat16 or float16"
+        "auto", "dtype of weights and activations", "auto, float32, bfloat16 or float16"
     )
     device: Literal["auto", "cpu", "cuda", "mps", "split"] = _knob(
         "auto",
@@ -93,100 +93,125 @@ class Settings(BaseSettings):
     )
     max_memory: str = _knob(
         "",
-        "with DEVICE=split, the most that weights take on each device",
-        "devices and sizes separated by commas, as in 0=20GB,1=20GB,cpu=60GB; without it, what is "
-        "free",
+        "with DEVICE=split, the most memory that weights may take on each device",
+        "devices and sizes separated by commas, as in 0=20GB,1=20GB,cpu=60GB; empty: all that "
+        "is free",
     )
     adapter: str = _knob(
         "",
-        "amplify what an adapter changed: A is the model with it, B without",
-        "a folder with a PEFT adapter; without one A and B are read with the same weights",
+        "amplify what an adapter changed (A is the model with the adapter, B the model without it)",
+        "a folder with a PEFT adapter; empty: A and B use the same weights",
     )
     model_b: str = _knob(
         "",
-        "another checkpoint to hold A against: A is read with MODEL, B with this",
+        "another checkpoint for B (A uses MODEL)",
         "a Hugging Face id, ID@REVISION, or a folder; its vocabulary must be that of MODEL",
     )
     model_base: str = _knob(
         "",
-        "what the difference is added to, MODEL_BASE + alpha * (A - B), instead of A",
+        "the model that the difference is added to instead of A, as MODEL_BASE + alpha * (A - B)",
         "a Hugging Face id, ID@REVISION, or a folder; its vocabulary must be that of MODEL",
     )
     prompts: Path = _knob(
         shipped_file("prompt_pairs.csv"),
-        "file of prompt pairs",
+        "the file of prompt pairs",
         "a .csv, .json or .jsonl file, or demo (31 of the built-in ones; the demo model's default)",
     )
     controls: Annotated[tuple[str, ...], NoDecode] = _knob(
         (),
-        "control pairs derived from the prompt pairs",
-        "none, or names out of swapped (B against A), shuffled (A against the B of another pair) "
-        "and paraphrase (A against A in other words), separated by commas",
+        "control pairs to derive from the prompt pairs",
+        "none, or any of swapped (B against A), shuffled (A against the B of another pair) and "
+        "paraphrase (A against its own paraphrase), separated by commas",
     )
     alphas: Annotated[tuple[float, ...], NoDecode] = _knob(
         (-1.0, 0.1, 0.3, 0.5, 1.0, 1.5, 2.0),
-        "strengths to sweep; 0 is A and always added, -1 is B",
+        "values of alpha to sweep (0 is A alone and is always added, -1 is B alone)",
         "numbers from -100 to 100 separated by commas, as in 0,0.5,1",
     )
     samples: int = _knob(
-        1, "draws per pair and alpha", "a whole number from 1 to 10000", ge=1, le=10_000
+        1, "samples per pair and alpha", "a whole number from 1 to 10000", ge=1, le=10_000
     )
     max_new_tokens: int = _knob(
-        100, "longest answer in tokens", "a whole number from 1 to 100000", ge=1, le=100_000
+        100,
+        "maximum length of an answer in tokens",
+        "a whole number from 1 to 100000",
+        ge=1,
+        le=100_000,
     )
     temperature: float = _knob(
-        0.7, "sampling temperature, 0 is greedy", "0, or a number from 0.01 to 100", ge=0, le=100
+        0.7, "sampling temperature (0 is greedy)", "0, or a number from 0.01 to 100", ge=0, le=100
     )
     top_p: float = _knob(
-        0.9, "nucleus sampling, 1 is off", "a number above 0 and at most 1", gt=0, le=1
+        0.9,
+        "top-p (nucleus) sampling (1 turns it off)",
+        "a number above 0 and at most 1",
+        gt=0,
+        le=1,
     )
     top_k: int = _knob(
-        0, "keep the k likeliest tokens, 0 is off", "a whole number from 0", ge=0, le=10_000_000
+        0,
+        "top-k sampling: keep the k likeliest tokens (0 turns it off)",
+        "a whole number from 0",
+        ge=0,
+        le=10_000_000,
     )
-    seed: int = _knob(0, "seed of every draw", "a whole number from 0 to 2^63 - 1", ge=0, lt=2**63)
+    seed: int = _knob(
+        0, "random seed for all sampling", "a whole number from 0 to 2^63 - 1", ge=0, lt=2**63
+    )
     arms: Annotated[tuple[str, ...], NoDecode] = _knob(
         ("full",),
-        "variants of the rule",
-        f"names separated by commas, out of {', '.join(WHOLE_ARMS)}, candidates_top20, "
-        f"{', '.join(LIST_ARMS[1:])}; with _top5, _top100 or _top1000 for other lists than of 20",
+        "arms, which are variants of the rule (docs/METHODOLOGY.md defines them)",
+        f"any of {', '.join(WHOLE_ARMS)}, candidates_top20, "
+        f"{', '.join(LIST_ARMS[1:])}; add _top5, _top100 or _top1000 for lists of another "
+        "length than 20",
     )
     slots: int | Literal["auto"] = _knob(
-        "auto", "generations decoded side by side", "auto or a whole number from 1 to 4096"
+        "auto",
+        "batch slots, the number of generations decoded in parallel",
+        "auto or a whole number from 1 to 4096",
     )
     forwards: int = _knob(
         1,
-        "forwards per step: A's and B's rows in one, or in two (for 8bit, where they are coupled)",
+        "forward passes per step: one for A's and B's rows together, or one for each of them "
+        "(for 8bit, where the rows of one forward influence each other)",
         "1 or 2",
         ge=1,
         le=2,
     )
     step: Literal["auto", "eager", "packed", "compiled"] = _knob(
         "auto",
-        "how a step is made on a CPU: by the model as it is, with packed weights, or compiled too",
-        "auto, eager, packed or compiled; auto is what is fastest here for the work that there is",
+        "how a decoding step is computed on a CPU: by the model as it is (eager), with packed "
+        "weights, or with packed weights and compiled layers",
+        "auto, eager, packed or compiled; auto picks the fastest for this machine and sweep",
     )
     engine: Literal["torch", "vllm"] = _knob(
         "torch",
-        "what makes the generations: the workbench's own engine, or vLLM in a process of its own",
+        "the engine that generates: the workbench's own engine (torch), or vLLM in a separate "
+        "process",
         "torch or vllm",
     )
     vllm_python: Path = _knob(
         ROOT / ".venv-vllm" / "bin" / "python",
-        "the Python of vLLM's own environment",
-        "a Python in whose environment vLLM is installed; `make vllm` makes one",
+        "the Python interpreter of vLLM's separate environment",
+        "a Python whose environment has vLLM; `make vllm` creates one",
     )
     vllm_options: str = _knob(
         "",
-        "more arguments of vLLM's class LLM",
+        "additional arguments for vLLM's class LLM",
         'a JSON object, as in {"tensor_parallel_size": 2}',
     )
     judge: str = _knob(
         "",
-        "a text-classification model that labels the answers beside the phrase list",
-        "a Hugging Face id, or a folder with safetensors weights; without it nothing judges",
+        "a text-classification model that labels the answers, in addition to the built-in "
+        "phrase list",
+        "a Hugging Face id, or a folder with safetensors weights; empty: no judge",
     )
-    data_dir: Path = _knob(data_folder(), "folder of the journal, JSON, CSV and TXT", "a folder")
-    visualizations_dir: Path = _knob(visualizations_folder(), "folder of the figures", "a folder")
+    data_dir: Path = _knob(
+        data_folder(), "where to write the journal, JSON, CSV and TXT", "a folder"
+    )
+    visualizations_dir: Path = _knob(
+        visualizations_folder(), "where to write the figures", "a folder"
+    )
 
     @property
     def sources(self) -> tuple[str, ...]:

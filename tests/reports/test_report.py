@@ -67,7 +67,7 @@ def test_an_arm_of_which_nothing_came_to_an_end_is_told():
 
 def test_an_interval_apart_from_zero_that_the_correction_does_not_bear_out_is_told():
     row = {"mean": 0.2, "lower": 0.03, "upper": 0.3, "n": 30}
-    assert wording.format_test(row, 0.26).endswith("p = 0.26, not shown after correction")
+    assert wording.format_test(row, 0.26).endswith("p = 0.26, not significant after correction")
     assert wording.format_test(row, 0.01).endswith("p = 0.01")
     assert wording.format_p_value(float("nan")) == "no test"
 

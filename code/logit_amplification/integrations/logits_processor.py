@@ -19,6 +19,8 @@ PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length":
 class AmplifyLogits(LogitsProcessor):
     """Amplifies the logits of `generate` against those of another context, or of another model.
 
+    In the call of `generate`::
+
         model.generate(**a, logits_processor=[AmplifyLogits(model, b["input_ids"], alpha=1)])
 
     model: reads B; it may be another one with the same vocabulary. b_input_ids: (rows, length)

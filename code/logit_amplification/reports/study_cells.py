@@ -1,4 +1,4 @@
-"""The cells of the tables of docs/RESULTS_ANALYSIS.md: every number a text already, in one form."""
+"""The table cells of docs/RESULTS_ANALYSIS.md, with every number formatted as text."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Cells = list[list[Any]]
 
 
 def heads(numbers: Sequence[float], of: str = "alpha") -> list[str]:
-    """A column's head for every number."""
+    """Return a column header for every number."""
     return [f"{of} {number:g}" for number in numbers]
 
 
 def dose_cells(study: Study, names: Sequence[str], alphas: Sequence[float]) -> Cells:
-    """A row per measure of `full`: its mean at every alpha."""
+    """Return a row per measure of `full`: its mean at every alpha."""
     doses = {name: stats.dose(study.full, name) for name in names}
     return [
         [SHORT[name], *(format_interval(table.loc[alpha]) for alpha in alphas)]
@@ -44,16 +44,17 @@ def dose_cells(study: Study, names: Sequence[str], alphas: Sequence[float]) -> C
 
 
 def attribute_cells(study: Study, alphas: Sequence[float]) -> Cells:
-    """A row per category: what is declared, A minus B, and the change from alpha 0 at each alpha.
+    """Return a row per category: what is declared, A minus B, and the change at each alpha.
 
-    In standard deviations of unamplified texts; intervals over the families of a category.
+    Values are in standard deviations over unamplified texts, intervals over the families of a
+    category.
     """
     rows = []
     own = study.contrasts[study.contrasts["kind"] == specificity.PAIR]
     for category, cells in [("all", own), *own.groupby("category", sort=False)]:
         table = stats.by_family_and_alpha(cells, "z")
         named = (
-            ", ".join(sorted(cells["measure"].unique())) if category != "all" else "each its own"
+            ", ".join(sorted(cells["measure"].unique())) if category != "all" else "each pair's own"
         )
         told = [_signed(table[0.0] - table[-1.0])]
         told += [_signed(table[alpha] - table[0.0]) for alpha in alphas]
@@ -66,7 +67,7 @@ def _signed(values: pandas.Series) -> str:
 
 
 def comparison_cells(comparisons: Sequence[specificity.Comparison]) -> Cells:
-    """A row per distance and control: the pairs' effect, the control's and their difference."""
+    """Return a row per distance and control: the effects of pairs and control, their difference."""
     return [
         [
             *(f"{c.distance:g}", f"`{c.control}`"),
@@ -78,12 +79,12 @@ def comparison_cells(comparisons: Sequence[specificity.Comparison]) -> Cells:
 
 
 def slope_cells(study: Study) -> Cells:
-    """A row per control: the pairs' slope minus the control's in the mixed model."""
+    """Return a row per control: the pairs' slope minus the control's in the mixed model."""
     return [[f"`{s.control}`", format_test(s.slope, s.p)] for s in study.slopes]
 
 
 def reading_cells(study: Study) -> Cells:
-    """A row per question of the readings: agreement, kappa, and how our score agrees with both."""
+    """Return a row per question: how the readings agree, and how our attribute agrees with them."""
     rows = []
     for row in study.readings.to_dict("records"):
         kappa = f"{row['kappa']:.2f} [{row['lower']:.2f}, {row['upper']:.2f}]"
@@ -95,7 +96,7 @@ def reading_cells(study: Study) -> Cells:
 
 
 def error_cells(found: pandas.DataFrame) -> Cells:
-    """A row per kind of labelled answer: what it was called, and the share of errors."""
+    """Return a row per kind of labelled answer: how it was scored, and the share of errors."""
     counts = ["used for the limits", "kind", "is", "n"]
     counts += [f"called {label}" for label in outcomes.LABELS]
     return [
@@ -105,7 +106,7 @@ def error_cells(found: pandas.DataFrame) -> Cells:
 
 
 def rate_cells(study: Study, label: str, cells: pandas.DataFrame) -> Cells:
-    """A row per alpha: the observed share of an outcome, and the corrected rate."""
+    """Return a row per alpha: the observed share of an outcome, and the corrected rate."""
     return [
         [f"{alpha:g}", format_interval(observed), format_interval(behind)]
         for alpha, (observed, behind) in rates(study, label, cells).items()
@@ -114,7 +115,7 @@ def rate_cells(study: Study, label: str, cells: pandas.DataFrame) -> Cells:
 
 
 def margin_cells(study: Study) -> Cells:
-    """A row per alpha of `full`: changes from alpha 0, and what they say about the margins."""
+    """Return a row per alpha of `full`: changes from alpha 0, and the verdicts on the margins."""
     rows = []
     for alpha in study.amplified:
         worse, unlikely = change(study, "incoherent", alpha), change(study, "nll_a", alpha)
@@ -128,12 +129,12 @@ def margin_cells(study: Study) -> Cells:
 
 
 def limit_cells(study: Study, arms: Sequence[str], alpha: float) -> Cells:
-    """A row per arm: the share of incoherent answers, were the limit of the excess NLL another."""
+    """Return a row per arm: the share of incoherent answers for other limits on the excess NLL."""
     rows = []
     frame = shared_draws(study, [BASE, *arms])
     for arm in (BASE, *arms):
         cells = frame[(frame["arm"] == arm) & (frame["alpha"] == alpha)]
-        # The evidence of an incoherent answer names every limit that it is beyond.
+        # The evidence of an incoherent answer names every limit that it exceeds.
         otherwise = cells["evidence"].str.contains("repeated|non-words|no text")
         otherwise &= cells["outcome"] == "incoherent"
         beyond = [(otherwise | (excess(study, cells) > limit)).astype(float) for limit in LIMITS]
@@ -143,7 +144,7 @@ def limit_cells(study: Study, arms: Sequence[str], alpha: float) -> Cells:
 
 
 def arm_cells(study: Study, arms: Sequence[str], alpha: float) -> Cells:
-    """A row per arm: minus `full` at one alpha, with margins, and where both are equally far."""
+    """Return a row per arm minus `full`: at one alpha, and at an equal distance, with verdicts."""
     rows = []
     for arm in arms:
         worse = arm_change(study, "incoherent", arm, alpha)
@@ -154,7 +155,7 @@ def arm_cells(study: Study, arms: Sequence[str], alpha: float) -> Cells:
                 format_change(worse.row),
                 against_margin(worse.estimate, intervals.MARGIN_SHARE),
                 format_change(arm_change(study, "nll_a", arm, alpha).row),
-                format_change(equal) if equal else "no alphas near it",
+                format_change(equal) if equal else "no alphas near this distance",
                 against_margin(equal, intervals.MARGIN_NLL) if equal else "",
             ]
         )
@@ -162,7 +163,7 @@ def arm_cells(study: Study, arms: Sequence[str], alpha: float) -> Cells:
 
 
 def law_cells(study: Study) -> Cells:
-    """A row per fill, list length and alpha, by gap x alpha."""
+    """Return a row per fill, list length and alpha, sorted by gap x alpha."""
     return [
         [f"`{r.arm}`", r.k, f"{r.gap:.1f}", f"{r.alpha:g}", f"{r.gap_alpha:.1f}", _of_row(r)]
         for r in law(study).itertuples()
@@ -174,7 +175,7 @@ def _of_row(row: Any) -> str:
 
 
 def graded_cells(study: Study) -> Cells:
-    """A row per pair of the category `graded`: how far A and B are apart, how far it moves."""
+    """Return a row per pair of the category `graded`: KL(A || B), and how far its text moves."""
     full = stats.treatment(study.full)
     full = full[full["category"] == "graded"]
     apart, moved = stats.by_pair(full, "kl_a_b")[0.0], stats.by_pair(full, "kl_amplified_a")
@@ -185,7 +186,7 @@ def graded_cells(study: Study) -> Cells:
 
 
 def type_cells(study: Study, alpha: float) -> Cells:
-    """A row per category: changes of `full` from alpha 0 at one alpha."""
+    """Return a row per category: changes of `full` from alpha 0 at one alpha."""
     names = ("log_ratio_a_b", "nll_a", "incoherent")
     return [
         [category, *(format_change(change(study, name, alpha, cells).row) for name in names)]
@@ -194,7 +195,7 @@ def type_cells(study: Study, alpha: float) -> Cells:
 
 
 def distance_cells(study: Study) -> Cells:
-    """A row per distance: the alpha that reaches it, over the pairs."""
+    """Return a row per distance: the alphas at which the pairs reach it."""
     end = f"above {study.alpha_profiles['alpha'].max():g}"
     rows = []
     for name in DISTANCES:
@@ -209,12 +210,12 @@ def distance_cells(study: Study) -> Cells:
 
 
 def designs(study: Study) -> dict[tuple[str, int, int], list[str]]:
-    """By alphas, samples and pairs: the arms, and those of controls, that were swept so."""
+    """Return, by alphas, samples and pairs, the arms that were swept in this way, and on what."""
     swept: dict[tuple[str, int, int], list[float]] = {}
     frame = study.generations
     kinds = frame.assign(kind=frame["control"].where(frame["control"] != "null", ""))
     for (arm, control, alpha), rows in kinds.groupby(["arm", "kind", "alpha"], sort=False):
-        name = f"`{arm}`" + f" of the control `{control}`" * bool(control)
+        name = f"`{arm}`" + f" on `{control}` control pairs" * bool(control)
         pairs = rows.loc[rows["control"] != "null", "pair_id"].nunique()
         swept.setdefault((name, rows["sample"].nunique(), pairs), []).append(alpha)
     found: dict[tuple[str, int, int], list[str]] = {}
@@ -225,7 +226,7 @@ def designs(study: Study) -> dict[tuple[str, int, int], list[str]]:
 
 
 def hesitant_cells(study: Study) -> Cells:
-    """A row per kind of pair: refusals of the hesitant adapter by alpha, corrected where known."""
+    """Return a row per kind of pair: the hesitant adapter's refusals, corrected where possible."""
     rows = []
     for kind, lines in study.hesitant.groupby("pairs", sort=False):
         told = []

@@ -1,8 +1,8 @@
-"""The document of results, written from the tables of the study: docs/RESULTS_ANALYSIS.md.
+"""Write docs/RESULTS_ANALYSIS.md from the tables of the study.
 
-The prose and the layout stand in `study_document.md.j2`, the numbers come from `study_tables`: a
-sentence about an effect carries n, interval and the arm or control it is held against. Other data
-give other sentences. No torch.
+Prose and layout are in the template `study_document.md.j2`; the numbers come from `study_tables`.
+Every sentence about an effect gives n, an interval, and the arm or control concerned. Different
+data produce different sentences. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from .study_tables import Study
 
 TEMPLATE = Path(__file__).with_suffix(".md.j2")
 WIDTH = 110
-LAID_OUT = ("|", "!", "#")  # how a line begins that is no prose
-POINT = re.compile(r"(?:\*|\d+\.) ")  # how a point of a list begins
+LAID_OUT = ("|", "!", "#")  # lines that begin like this are not prose
+POINT = re.compile(r"(?:\*|\d+\.) ")  # the beginning of a list item
 
 
 def write_document(study: Study) -> str:
-    """Return docs/RESULTS_ANALYSIS.md."""
+    """Return the text of docs/RESULTS_ANALYSIS.md."""
     given = {"study": study, "tables": study_tables, "stats": stats, "outcomes": outcomes}
     given |= {"specificity": specificity, "intervals": intervals, "cells": study_cells}
     functions = {f.__name__: f for f in (error_rates, power_sentence)}
@@ -68,9 +68,9 @@ def _number(value: Any, form: str = "g") -> str:
 
 
 def _wrapped(text: str) -> Iterator[str]:
-    """Break the lines of prose anew, for the template's are of any length; one blank line at most.
+    """Wrap the template's lines of prose, and merge consecutive blank lines into one.
 
-    A blank line ends a paragraph, and so does the next point of a list.
+    A blank line or the next list item ends a paragraph.
     """
     blocks: list[str] = []
     for blank, lines in groupby(map(str.strip, text.strip().splitlines()), lambda line: not line):

@@ -1,4 +1,4 @@
-"""Estimates, differences and p-values in words: one form for every table, text and caption."""
+"""Format estimates, differences and p-values in the same way in tables, texts and captions."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from . import intervals
 
 
 def counted(number: int, noun: str) -> str:
-    """A number and its noun, in the plural where it must be."""
+    """Return a number and its noun, in the plural where needed."""
     return f"{number} {noun}" + "s" * (number != 1)
 
 
 def power_sentence(families: int, tests: int = 1) -> str:
-    """Say what a sweep over so many families of pairs can show, in one of so many tests."""
+    """Say what a sweep over this many families of pairs can show, in one of this many tests."""
     can = intervals.power(families, tests)
     if pandas.isna(can.deviations):
-        return f"{_families(families)}: no interval and no test; sweep more pairs."
+        return f"{_families(families)}: too few for an interval or a test; sweep more pairs."
+    missed = "Smaller effects would probably be missed."
     which = (
         "one test alone" if tests == 1 else f"each of {tests} tests, corrected for their number,"
     )
     told = (
-        f"{_families(families)}: {which} can see, with 80 % power at 5 %, a change of "
-        f"{can.deviations:.2g} standard deviations of the families' differences in a mean"
+        f"{_families(families)}: {which} can see, with 80 % power at the 5 % level, a mean change "
+        f"of {can.deviations:.2g} standard deviations of the families' differences"
     )
     if pandas.isna(can.share):
-        return f"{told}, and no change of an outcome's share. Less is not seen."
+        return f"{told}, and no change at all in the share of an outcome. {missed}"
     return (
-        f"{told}, and of {can.share:.0%} of the families in an outcome when all change the same "
-        "way. Less is not seen."
+        f"{told}, or an outcome that changes in {can.share:.0%} of the families, in all of them in "
+        f"the same direction. {missed}"
     )
 
 
 def format_estimate(row: Any, *, signed: bool = False) -> str:
-    """A mean with its interval and n; row: an Estimate or a row of such columns."""
+    """Format a mean with its interval and n; row: an Estimate, or a row with the same columns."""
     row = row._asdict() if isinstance(row, intervals.Estimate) else row
     if row["n"] == 0:
         return "not measured, n = 0"
@@ -44,7 +45,7 @@ def format_estimate(row: Any, *, signed: bool = False) -> str:
 
 
 def format_interval(row: Any, *, signed: bool = False) -> str:
-    """A mean with its interval: as many digits as the interval bears, two of its half-width."""
+    """Format a mean with its interval, to two significant digits of the interval's half-width."""
     row = row._asdict() if isinstance(row, intervals.Estimate) else row
     sign = "+" if signed else ""
     if pandas.isna(row["lower"]):
@@ -62,20 +63,20 @@ def _families(number: int) -> str:
 
 
 def format_change(row: Any) -> str:
-    """A difference with its interval and n; and that it contains zero, where it does."""
+    """Format a difference with its interval and n, and say so if the interval contains zero."""
     return format_estimate(row, signed=True) + "; the interval contains zero" * contains_zero(row)
 
 
 def format_test(row: Any, p: float) -> str:
-    """A difference with its interval, n and corrected p-value, and what that does not show."""
+    """Format a difference with interval, n and corrected p-value; say where these disagree."""
     told = f"{format_change(row)}, {format_p_value(p)}"
     if p >= 1 - intervals.LEVEL and not contains_zero(row):
-        told += ", not shown after correction"
+        told += ", not significant after correction"
     return told
 
 
 def against_margin(found: intervals.Estimate, margin: float) -> str:
-    """What an interval says about a margin, in words."""
+    """Say what an interval means for a margin, in words."""
     if math.isnan(found.lower):
         return "no interval"
     if intervals.within(found, margin):
@@ -88,13 +89,13 @@ def against_margin(found: intervals.Estimate, margin: float) -> str:
 
 
 def format_p_value(p: float) -> str:
-    """A p-value in words."""
+    """Format a p-value."""
     if pandas.isna(p):
         return "no test"
     return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
 
 
 def contains_zero(row: Any) -> bool:
-    """Whether the interval of an Estimate, or of a row of such columns, contains zero."""
+    """Whether the interval of an Estimate, or of a row with its columns, contains zero."""
     row = row._asdict() if isinstance(row, intervals.Estimate) else row
     return bool(row["lower"] <= 0 <= row["upper"])
