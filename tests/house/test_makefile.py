@@ -4,10 +4,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
+from conftest import PROMPTS
 
+from local_hub import serving
 from logit_amplification.locations import ROOT
+from mistral_files import save_mistral
 
 
 def recipe(target):
@@ -25,6 +29,36 @@ def test_lab_opens_the_notebook_with_the_demo_model():
     (line,) = recipe("lab")
     assert line.startswith("MODEL=demo QUANTIZATION=none ")
     assert line.endswith("-m jupyter lab experiment_logit_amplification.ipynb")
+
+
+def test_explore_serves_the_page_with_the_demo_model():
+    (line,) = recipe("explore")
+    assert line.startswith("MODEL=demo QUANTIZATION=none ")
+    assert line.endswith("-m voila docs/notebooks/explorer.ipynb")
+
+
+def test_mistral_from_the_check_to_the_figures_and_again(tmp_path):
+    """All its steps, against a local hub with a tiny Mistral; a second time it makes nothing."""
+    if not shutil.which("make"):
+        pytest.skip("no make on this machine")
+    (tmp_path / "prompts.csv").write_text(PROMPTS)
+    folder = save_mistral(tmp_path / "model")
+    asked = {"DTYPE": "float32", "DEVICE": "cpu", "ALPHAS": "0,1", "MAX_NEW_TOKENS": 4}
+    asked |= {"PROMPTS": tmp_path / "prompts.csv", "DATA_DIR": tmp_path / "data"}
+    asked |= {"VISUALIZATIONS_DIR": tmp_path / "visualizations", "HF_HOME": tmp_path / "home"}
+    with serving(folder) as hub:
+        asked |= {"MODEL": hub.model, "HF_ENDPOINT": hub.url}
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ}
+        command = ["make", "--old-file=.venv/installed", f"RUN={sys.executable}", "mistral"]
+        run = {"env": kept | {name: str(value) for name, value in asked.items()}, "cwd": ROOT}
+        for number in range(2):
+            ended = subprocess.run(command, capture_output=True, text=True, **run)
+            assert ended.returncode == 0, ended.stderr
+            assert "Recommended: QUANTIZATION=none DEVICE=cpu" in ended.stdout
+            made = "0 generations to make, 6 found" if number else "6 generations to make, 0 found"
+            assert made in ended.stdout
+    assert (tmp_path / "visualizations" / "index.html").exists()
+    assert (tmp_path / "data" / "recommendations.txt").exists()
 
 
 def test_demo_ends_with_what_to_do_next():
