@@ -14,7 +14,7 @@ import sys
 
 # Older Pythons must be able to parse this file, so that they print this line and no SyntaxError.
 if sys.version_info < (3, 8):
-    sys.exit("[FAIL] Python " + sys.version.split()[0] + "; needed is 3.10 or newer")
+    sys.exit("[FAIL] Python " + sys.version.split()[0] + "; 3.10 or newer is needed")
 
 from logit_amplification.readiness import advice, checks, precision
 

@@ -101,7 +101,7 @@ def fetch_and_verify(command: Command) -> None:
                 f"MODEL = {command.model!r}: {', '.join(wrong)} arrived damaged twice; "
                 "try another network"
             )
-    print(f"Every file is what the hub promises: {folder}")
+    print(f"Every file has the hash that the hub lists: {folder}")
 
 
 def try_it(settings: Settings) -> None:

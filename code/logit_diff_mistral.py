@@ -41,7 +41,7 @@ class Command(Settings):
 
 def main(flags: list[str]) -> int:
     """Run the sweep with these flags and write its artifacts; return the exit code."""
-    kept = "What is finished is kept; the same command makes the rest."
+    kept = "Finished work is kept; run the same command to make the rest."
     with only_first_speaks():
         return exit_code(lambda: run(load_settings(Command, flags=flags)), kept, several=True)
 

@@ -47,7 +47,7 @@ class Command(Settings):
 
 def main(flags: list[str]) -> int:
     """Run with these flags; return the exit code."""
-    kept = "What is finished is kept; the same command makes the rest."
+    kept = "Finished work is kept; run the same command to make the rest."
     return exit_code(lambda: run(flags), kept)
 
 

@@ -52,7 +52,7 @@ def main() -> int:
         for path in study(COMMON, BLOCKS, DOCUMENT):
             print("Wrote", shown_path(path), flush=True)
 
-    return exit_code(work, "What is finished is kept; the same command makes the rest.")
+    return exit_code(work, "Finished work is kept; run the same command to make the rest.")
 
 
 def study(
@@ -178,6 +178,7 @@ def draw(made: Any, run: dict[str, Any], records: list[dict], settings: Any) -> 
             "tokens": token_view.draw_tokens(run, strongest),
         },
         settings.visualizations_dir,
+        run["id"],
     )
     page = token_view.tokens_html(run, strongest)
     yield write_atomically(settings.visualizations_dir / "tokens.html", page)

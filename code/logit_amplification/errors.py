@@ -56,8 +56,8 @@ def exit_code(work: Callable[[], None], kept: str, *, several: bool = False) -> 
         if not several and os.environ.get("WORLD_SIZE", "1") != "1":
             size = os.environ["WORLD_SIZE"]
             raise BadInput(
-                f"WORLD_SIZE = {size!r} (environment): this script works alone; allowed: 1. What "
-                "several processes can share is code/logit_diff_mistral.py"
+                f"WORLD_SIZE = {size!r} (environment): this script runs as one process; allowed: "
+                "1. Several processes can share code/logit_diff_mistral.py"
             )
         with _told_of_sigterm():
             work()

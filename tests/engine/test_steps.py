@@ -130,7 +130,7 @@ def test_auto_compiles_for_a_long_plan_and_stays_with_what_a_run_began(
 
     assert chosen(STEPS_WORTH_COMPILING - 1) == "packed"
     assert chosen(STEPS_WORTH_COMPILING) == "compiled"
-    assert f"for this sweep has some {STEPS_WORTH_COMPILING}" in capsys.readouterr().out
+    assert f"because this sweep has about {STEPS_WORTH_COMPILING}" in capsys.readouterr().out
     assert chosen(STEPS_WORTH_COMPILING, "packed") == "packed"
     assert chosen(1, "compiled") == "compiled"
 

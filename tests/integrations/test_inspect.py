@@ -248,7 +248,7 @@ def clock():
 @pytest.mark.parametrize(
     ("request_", "told"),
     [
-        ({"tools": [clock()]}, "tools: the provider `amplified` calls none"),
+        ({"tools": [clock()]}, "tools: the provider `amplified` cannot call them"),
         ({"config": GenerateConfig(frequency_penalty=1.0)}, "frequency_penalty: the provider"),
         ({"config": GenerateConfig(logit_bias={3: 1.0})}, "logit_bias: the provider"),
         ({"config": GenerateConfig(extra_body={"x": 1})}, "extra_body: the provider"),

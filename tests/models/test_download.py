@@ -176,7 +176,7 @@ def test_a_connection_that_is_reset_is_tried_again(hub, tmp_path):
     hub.reset = True
     code, told, complaints = download(hub, tmp_path)
     assert code == 0, complaints
-    assert told.count("The connection broke; going on") == 3
+    assert told.count("The connection broke; resuming") == 3
     assert whole(hub, tmp_path)
     others = [path for path in fetched(hub) if path not in (name, "config.json")]
     assert len(others) == len(set(others))

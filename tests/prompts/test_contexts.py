@@ -91,7 +91,7 @@ def test_the_null_control_of_a_model_diff_is_read_with_one_set_of_weights(tmp_pa
         ({"a": [{"role": "raw", "content": "x"}, USER]}, "or one raw text"),
         ({"a": [{"role": "raw", "content": "x"}], "a_raw": "y"}, "not both"),
         ({"a_prefill": "x"}, "a_user is empty"),
-        ({"a_user": "x", "base_user": "y"}, "a chat for the base, and no MODEL_BASE that reads it"),
+        ({"a_user": "x", "base_user": "y"}, "a chat for the base, but no MODEL_BASE to read it"),
     ],
 )
 def test_bad_contexts_get_one_line(row, told):

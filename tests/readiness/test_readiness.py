@@ -81,7 +81,7 @@ def test_an_old_python_gets_a_sentence(version):
     code, told = check(python=python)
     assert code == 1
     assert f"Python {version}" in " ".join(told.split())
-    assert "needed is 3.10 or newer" in told
+    assert "3.10 or newer is needed" in told
     assert "SyntaxError" not in told
 
 

@@ -161,7 +161,9 @@ def test_a_second_sweep_on_a_folder_is_refused_and_a_dead_one_is_no_obstacle(tmp
     holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"held\n"
     for _ in range(2):
-        with pytest.raises(BadInput, match=f"a sweep is under way there .process {holder.pid} on"):
+        with pytest.raises(
+            BadInput, match=f"a sweep is already running there .process {holder.pid} on"
+        ):
             Journal(tmp_path, NAME).open(CONFIGURATION).__enter__()
     with only_writer(tmp_path, "1"):
         pass  # another rank has a lock of its own
@@ -312,7 +314,7 @@ def test_ctrl_c_ends_within_five_seconds_and_keeps_everything(flags, tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130
     assert time.perf_counter() - asked < 5
-    assert "What is finished is kept" in process.told
+    assert "Finished work is kept" in process.told
     (journal,) = history.list_runs(flags["data-dir"])
     assert 0 < len(journal.read()) < 600
 

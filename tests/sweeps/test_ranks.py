@@ -123,7 +123,7 @@ def test_sigterm_ends_at_a_step_with_the_exit_code_that_requeues(shared, tmp_pat
     until([process], lambda: generations(flags) > 5)
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 75
-    assert "Ended by SIGTERM. What is finished is kept" in process.told
+    assert "Ended by SIGTERM. Finished work is kept" in process.told
     kept = generations(flags)
     (journal,) = history.list_runs(flags["data-dir"])
     assert len(journal.read()) == kept > 5  # whole lines, none twice
@@ -202,7 +202,7 @@ def test_a_process_that_would_make_something_else_is_refused():
     changed = {"libraries": {"torch": "2.14.0"}, "engine": {}}
     with pytest.raises(BadInput, match=r"rank 1 of 2: libraries.torch is 2.14.0, and on rank 0"):
         sharing.refuse_other_work(work, changed, plan, other)
-    with pytest.raises(BadInput, match="rank 1 of 2 was given other pairs, alphas"):
+    with pytest.raises(BadInput, match="rank 1 of 2 has other pairs, alphas"):
         sharing.refuse_other_work(work, configuration, {"pairs": [1]}, other)
 
 
@@ -230,7 +230,7 @@ def test_the_first_decides_and_gathers():
     assert first.gathered("room", 5) == [5, 4, 6]
     assert first.decided("step", lambda: "packed") == "packed"
     assert third.decided("step", pytest.fail) == "packed"
-    with pytest.raises(BadInput, match="rank 1 of 3 waited in vain for 'slots'"):
+    with pytest.raises(BadInput, match="rank 1 of 3 timed out waiting for 'slots'"):
         second.decided("slots", pytest.fail)
 
 

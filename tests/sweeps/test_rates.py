@@ -101,9 +101,9 @@ def test_the_command_prints_one_object_last(tiny_folder, tiny, settings, pairs, 
 @pytest.mark.parametrize(
     ("event", "changed", "told"),
     [
-        ("(", {}, "EVENT = '\\('.* no regular expression"),
+        ("(", {}, "EVENT = '\\('.* not a regular expression"),
         ("a", {"temperature": 0.0}, "TEMPERATURE = 0: a greedy answer has no rate"),
-        (r"^\w?$", {"max_new_tokens": 9}, "a longer text undoes it"),
+        (r"^\w?$", {"max_new_tokens": 9}, "a longer text can undo the match"),
     ],
 )
 def test_what_cannot_be_estimated_is_told_in_one_line(tiny, settings, pairs, event, changed, told):
@@ -118,11 +118,11 @@ def test_a_rule_of_ones_own_and_another_model_are_refused(tiny, settings, pairs,
     def mine(logits_a, logits_b, alpha):
         return logits_a + 2 * alpha * (logits_a - logits_b)
 
-    with pytest.raises(BadInput, match="its rule is its own"):
+    with pytest.raises(BadInput, match="it used a rule of its own"):
         rates.estimate_rate(sweep(tiny, pairs, run, rule=mine), rates.compiled("a"))
     done = sweep(tiny, pairs, run)
     done.run["model"] = done.run["model"] | {"parameters": 1}
-    with pytest.raises(BadInput, match="not the run's, its parameters is another"):
+    with pytest.raises(BadInput, match="not the run.s model, its parameters differs"):
         rates.estimate_rate(done, rates.compiled("[a-z]"), model=str(tiny_folder))
 
 

@@ -82,4 +82,6 @@ def test_the_other_scripts_work_alone():
         program, env=os.environ | {"WORLD_SIZE": "2"}, cwd=ROOT, capture_output=True, text=True
     )
     assert ended.returncode == 2
-    assert ended.stderr.startswith("error: WORLD_SIZE = '2' (environment): this script works alone")
+    assert ended.stderr.startswith(
+        "error: WORLD_SIZE = '2' (environment): this script runs as one process"
+    )

@@ -87,7 +87,9 @@ class AmplifiedAPI(ModelAPI):
         """
         started = time.monotonic()
         if tools:
-            raise BadInput("tools: the provider `amplified` calls none; allowed: a task without")
+            raise BadInput(
+                "tools: the provider `amplified` cannot call them; allowed: a task without tools"
+            )
         refused = [name for name in WITHOUT if getattr(config, name, None) is not None]
         if refused:
             raise BadInput(f"{refused[0]}: the provider `amplified` has no such setting")
@@ -216,10 +218,10 @@ def measures_of(made: Generation) -> dict[str, float | None]:
 def _plain(message: ChatMessage) -> dict[str, str]:
     """Return role and text of a message. Raises BadInput for anything but text."""
     if message.role == "tool" or getattr(message, "tool_calls", None):
-        raise BadInput("tool messages: the provider `amplified` reads none; allowed: text")
+        raise BadInput("tool messages: the provider `amplified` cannot read them; allowed: text")
     parts = [] if isinstance(message.content, str) else message.content
     if other := [part.type for part in parts if part.type not in ("text", "reasoning")]:
-        raise BadInput(f"{other[0]}: the provider `amplified` reads text alone")
+        raise BadInput(f"{other[0]}: the provider `amplified` reads only text")
     return {"role": message.role, "content": message.text}
 
 

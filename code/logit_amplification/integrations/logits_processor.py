@@ -62,7 +62,7 @@ class AmplifyLogits(LogitsProcessor):
         B's.
         """
         if torch.isneginf(scores).any():
-            raise ValueError("another processor has masked tokens of A before this one")
+            raise ValueError("another logits processor has already masked tokens of A")
         logits_b = self._read(input_ids)
         alphas = torch.full_like(logits_b[:, :1], self.alpha)
         return self.rule(scores.float(), logits_b, alphas).log_softmax(-1)

@@ -98,7 +98,7 @@ def _patiently(download: Callable[[], str]) -> str:
         except Exception as error:
             if not {type(cause).__name__ for cause in _causes(error)} & BROKEN:
                 raise
-            print("The connection broke; going on", flush=True)
+            print("The connection broke; resuming", flush=True)
     return download()
 
 
@@ -145,7 +145,7 @@ def _check_disk(model: str, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if needed > free:
         raise BadInput(
-            f"MODEL = {model!r}: {needed / 1e9:.1f} GB are still to be fetched and "
+            f"MODEL = {model!r}: {needed / 1e9:.1f} GB still to download, but only "
             f"{free / 1e9:.1f} GB are free in {place}; make room, or set HF_HOME to another disk"
         )
 

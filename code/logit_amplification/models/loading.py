@@ -162,7 +162,7 @@ def _adapted(loaded: LoadedModel, folder: Path) -> LoadedModel:
     """Return the model with an adapter, and the model without it as `model_b`."""
     trained_on = adapter_config(folder).get("base_model_name_or_path") or "an unnamed model"
     if Path(trained_on).name != Path(loaded.info["name"]).name:
-        print(f"The adapter {folder.name} says that it was trained on {trained_on}")
+        print(f"Adapter {folder.name} was trained on {trained_on}")
     adapted = loaded.model if loaded.is_elsewhere else with_adapter(loaded.model, folder)
     made_of = {"name": folder.name, "files_sha256": hash_weights(folder)}
     return replace(
@@ -189,7 +189,7 @@ def _beside(loaded: LoadedModel, setting: str, other: LoadedModel) -> LoadedMode
     if ours != theirs:
         token = min(set(ours.items()) ^ set(theirs.items()), key=lambda item: item[::-1])[0]
         raise BadInput(
-            f"{setting.upper()} = {names[1]!r}: the token {token!r:.40} has another id than in "
+            f"{setting.upper()} = {names[1]!r}: the token {token!r:.40} has a different id than in "
             f"{names[0]!r}; allowed: the same vocabulary with the same ids"
         )
     return replace(

@@ -37,7 +37,7 @@ def with_controls(pairs: Sequence[PromptPair], controls: Sequence[str]) -> list[
                 )
             )
     if len({pair.id for pair in made}) < len(made):
-        raise BadInput("CONTROLS: an id of the prompt file ends as that of a derived control does")
+        raise BadInput("CONTROLS: an id in the prompt file ends like the id of a derived control")
     return made
 
 

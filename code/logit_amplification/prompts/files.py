@@ -53,7 +53,7 @@ def read_pairs(
         raise BadInput(f"{path.name}: no prompt pairs in it; at least one is needed")
     if not any(pair.control == "null" for pair in pairs):
         if NULL in seen:
-            raise BadInput(f"{path.name}: the id {NULL!r} is kept for the pair with A = B")
+            raise BadInput(f"{path.name}: the id {NULL!r} is reserved for the pair with A = B")
         a, base = pairs[0].a, pairs[0].base
         pairs.append(PromptPair(NULL, NULL_CATEGORY, a, a, sources=same, base=base))
     return with_controls(pairs, controls)

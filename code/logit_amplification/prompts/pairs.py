@@ -96,7 +96,7 @@ def make_pair(row: Any, place: str, sources: tuple[str, ...] = ONE_MODEL) -> Pro
     family = (row.get("family") or "").strip()
     a, b, paraphrase, base = _chats(row, name, place, sources)
     if base and len(sources) < 3:
-        raise BadInput(f"{place}: a chat for the base, and no MODEL_BASE that reads it")
+        raise BadInput(f"{place}: a chat for the base, but no MODEL_BASE to read it")
     pair = PromptPair(
         *(name, category, a, b, paraphrase),
         family=family,
@@ -204,4 +204,6 @@ def _checked_chat(messages: Any, place: str) -> tuple[Message, ...]:
 def _refuse_surrogates(text: str, place: str) -> None:
     """Raise BadInput for half of a surrogate pair, which is valid in JSON but not in UTF-8."""
     if found := re.search("[\ud800-\udfff]", text):
-        raise BadInput(f"{place} has a lone surrogate, U+{ord(found[0]):04X}: no text has that")
+        raise BadInput(
+            f"{place} has a lone surrogate, U+{ord(found[0]):04X}, which is not valid text"
+        )

@@ -134,7 +134,7 @@ def plan_of(settings: Any) -> tuple[Plan, Check]:
         settings.model_base,
     )
     found = [path for path in (ROOT / ".env", Path(".env")) if path.is_file()]
-    return plan, Check("OK", ".env", "valid" if found else "none; the defaults count")
+    return plan, Check("OK", ".env", "valid" if found else "none; the defaults are used")
 
 
 # ------------------------------------------------------------------------------------------ checks
@@ -143,9 +143,9 @@ def plan_of(settings: Any) -> tuple[Plan, Check]:
 def _python() -> Check:
     version, oldest = platform.python_version(), ".".join(map(str, OLDEST_PYTHON))
     if sys.version_info < OLDEST_PYTHON:
-        return Check("FAIL", "Python", f"{version}; needed is {oldest} or newer")
+        return Check("FAIL", "Python", f"{version}; {oldest} or newer is needed")
     if sys.platform == "darwin" and platform.machine() != "arm64":
-        return Check("FAIL", "Python", f"{version} for Intel: torch has no builds for it any more")
+        return Check("FAIL", "Python", f"{version} for Intel: torch no longer has builds for it")
     return Check("OK", "Python", version)
 
 
@@ -237,7 +237,7 @@ def _disk(plan: Plan, fetched: int) -> Check:
     needed = fetched + (600_000_000 if plan.model == DEMO else 0)  # unpacked to float32, in bytes
     if free < needed:
         todo = "make room" if plan.model == DEMO else "make room, or set HF_HOME to another disk"
-        return Check("FAIL", "disk", f"{text}; needed are {gigabytes(needed)}: {todo}")
+        return Check("FAIL", "disk", f"{text}; {gigabytes(needed)} are needed: {todo}")
     return Check("OK", "disk", text)
 
 
@@ -247,7 +247,7 @@ def _token(plan: Plan, fetched: int) -> Iterator[Check]:
         return
     name, text = "HF token", "present" if hub_token() else "none"
     if not fetched:
-        yield Check("OK", name, f"{text}; nothing is to be fetched")
+        yield Check("OK", name, f"{text}; nothing to download")
         return
     told, code = ask_hub(f"api/models/{plan.model}/revision/{plan.revision}", plan)
     if told is not None and not told.get("gated"):
@@ -256,10 +256,10 @@ def _token(plan: Plan, fetched: int) -> Iterator[Check]:
         yield Check("OK", name, f"{text}; the model is gated")
     elif told is not None or code in (401, 403):
         todo = "accept its terms on the hub and put HF_TOKEN=... into .env"
-        yield Check("FAIL", name, f"{text}; the hub wants one: {todo}")
+        yield Check("FAIL", name, f"{text}; the hub requires one: {todo}")
     else:
         why = f"the hub answers {code}" if code else "the hub does not answer"
-        yield Check("WARN", name, f"{text}; whether the model needs one is not known: {why}")
+        yield Check("WARN", name, f"{text}; it is not known whether the model needs one: {why}")
 
 
 def _model(plan: Plan, fetched: int) -> Check:

@@ -266,8 +266,8 @@ def only_writer(data_dir: Path, writer: str = WRITER) -> Iterator[None]:
     except Timeout:
         named = owner.read_text("utf-8").strip() if owner.is_file() else "another process"
         raise BadInput(
-            f"DATA_DIR = {str(data_dir)!r}: a sweep is under way there ({named}); wait for it, end "
-            "it, or give this one another folder"
+            f"DATA_DIR = {str(data_dir)!r}: a sweep is already running there ({named}); wait for "
+            "it, end it, or use another folder for this one"
         ) from None
     try:
         started = time.strftime("%Y-%m-%d %H:%M:%S")

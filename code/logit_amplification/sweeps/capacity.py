@@ -43,9 +43,9 @@ def choose_step(
     if not all(map(can_compile, model.sources.values())):
         return kind
     if not has_compiler():
-        print(f"{kind} steps: compiled ones need a C++ compiler, as g++, and it is not here")
+        print(f"{kind} steps: compiled steps need a C++ compiler such as g++, and none was found")
         return kind
-    print(f"compiled steps, for this sweep has some {steps}: the first one waits for the compiler")
+    print(f"compiled steps, because this sweep has about {steps}: the first waits for the compiler")
     return "compiled"
 
 

@@ -54,7 +54,7 @@ def compiled(event: str) -> re.Pattern[str]:
     try:
         return re.compile(event)
     except re.error as error:
-        raise BadInput(f"EVENT = {event!r}: no regular expression: {error}") from None
+        raise BadInput(f"EVENT = {event!r}: not a regular expression: {error}") from None
 
 
 def estimate_rate(
@@ -72,7 +72,9 @@ def estimate_rate(
     if run["sampling"]["temperature"] == 0:
         raise BadInput("TEMPERATURE = 0: a greedy answer has no rate; allowed: a run that samples")
     if run["rule"] != named(amplify, "RULE") or run["loop"]:
-        raise BadInput(f"run {run['id']}: its rule is its own; allowed: a run of the built-in one")
+        raise BadInput(
+            f"run {run['id']}: it used a rule of its own; allowed: a run with the built-in rule"
+        )
     arm = min((r["arm"] for r in done.records), key=lambda name: name != "full")
     records = [
         done.whole_record(number)
@@ -191,8 +193,8 @@ def _decided(record: Record, event: re.Pattern[str]) -> int:
     found = [event.search(text) is not None for text in so_far]
     if True in found and not all(found[found.index(True) :]):
         raise BadInput(
-            f"EVENT = {event.pattern!r}: a longer text undoes it; allowed: what stays in the text "
-            "once it is there (no $, no \\b at its end, no negative lookahead)"
+            f"EVENT = {event.pattern!r}: a longer text can undo the match; allowed: what still "
+            "matches once it has matched (no $, no \\b at its end, no negative lookahead)"
         )
     return found.index(True) + 1 if True in found else 0
 
@@ -241,7 +243,9 @@ def _loaded(run: dict[str, Any], where: dict[str, str | None]) -> LoadedModel:
         **{name: where[name] for name in beside},
     )
     if other := [name for name in made if found.info.get(name) != made[name]]:
-        raise BadInput(f"MODEL = {found.info['name']!r}: not the run's, its {other[0]} is another")
+        raise BadInput(
+            f"MODEL = {found.info['name']!r}: not the run's model, its {other[0]} differs"
+        )
     return found
 
 

@@ -181,7 +181,7 @@ def _told_what_is_kept(bar: SweepBar) -> Iterator[None]:
         kind = Terminated if isinstance(error, Terminated) else Interrupted
         raise kind(
             f"Interrupted. {bar.done} of the {bar.answers} generations to make are in the journal; "
-            "run this again for the others"
+            "run this again to make the rest"
         ) from None
 
 

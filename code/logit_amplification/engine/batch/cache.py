@@ -165,8 +165,8 @@ def cache_layout(model: Any) -> list[LayerShape]:
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
         if keys is None or values is None or keys.dim() != 4 or keys.shape[2] != 1:
             raise BadInput(
-                f"architecture {model.config.model_type!r} keeps something else than keys and "
-                "values of every token: it cannot be decoded in slots, and is refused"
+                f"architecture {model.config.model_type!r} stores something other than keys "
+                "and values of every token, so it cannot be decoded in slots and is refused"
             )
         window = getattr(layer, "sliding_window", None)
         sizes = keys.shape[1], keys.shape[3], values.shape[3]

@@ -55,8 +55,8 @@ def refuse_if_unlike(model: Any, step: str = "eager") -> None:
     allowed = ALLOWED_IN_8_BIT if in_8_bit else ALLOWED[model.dtype]
     if not apart < allowed:
         raise BadInput(
-            f"architecture {kind!r}: decoded in slots it is {apart:.2g} nats per token from what "
-            f"the model says by itself, and rounding explains {allowed:g}; it is refused"
+            f"architecture {kind!r}: decoded in slots, it differs from the model's own forward "
+            f"by {apart:.2g} nats per token; rounding explains {allowed:g}, so it is refused"
         )
     _passed[model].add(step)
 

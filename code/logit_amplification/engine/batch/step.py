@@ -42,8 +42,8 @@ def kind_of_step(asked: str, models: Sequence[Any]) -> str:
         return "packed" if packed else "eager"
     if asked != "eager" and not packed:
         raise BadInput(
-            f"STEP = {asked}: it needs unquantised weights on a CPU whose products oneDNN makes, "
-            "and memory for them twice; allowed here: auto, eager"
+            f"STEP = {asked}: it needs unquantised weights on a CPU with oneDNN, and memory for "
+            "two copies of them; allowed here: auto, eager"
         )
     if asked == "compiled" and not (has_compiler() and all(map(can_compile, models))):
         missing = "a model of the usual kind" if has_compiler() else "a C++ compiler, as g++"

@@ -273,7 +273,7 @@ class VllmEngine:
         lines = self.log.read_text("utf-8", errors="replace").strip().splitlines()
         raise BadInput(
             f"ENGINE = vllm: its process has ended ({self.process.returncode}): "
-            f"{lines[-1] if lines else 'it has said nothing'}"
+            f"{lines[-1] if lines else 'no message'}"
         ) from None
 
 

@@ -89,8 +89,8 @@ class Worker:
         ]
         if told[0] == told[1]:
             raise BadInput(
-                "with the adapter vLLM says the same as without it: it changes nothing, or this "
-                "version of vLLM reads all requests with it"
+                "vLLM answers the same with and without the adapter: either it changes nothing, or "
+                "this version of vLLM applies it to every request"
             )
 
     def serve(

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from ...evaluation import matching, outcomes, specificity, stats
 from ...statistics import intervals
 from .. import study_tables
+from ..report import model_in_words
 from ..study_tables import Study
-from .style import COLOURS, MARKERS, STYLE
+from .style import COLOURS, MARKERS, STYLE, SUBDUED
 
 PANELS = (
     ("paraphrase", "shuffled"),
@@ -28,6 +29,15 @@ NAMES = {
 }
 
 
+# By the study's verdict; other words mean that it is not shown.
+NOT_SHOWN = "The declared attribute is not shown to grow more than under the controls"
+GROWS = {
+    "specific": "The declared attribute grows more than under every control",
+    "partly specific": "The declared attribute grows more than under some controls, but not all",
+    "not compared": "The declared attribute, with no control at the same distance from A",
+}
+
+
 def draw_specificity(study: Study) -> Figure:
     """The declared attribute against the distance from A: the pairs, and the controls."""
     rows = study.contrasts
@@ -35,8 +45,7 @@ def draw_specificity(study: Study) -> Figure:
     with matplotlib.rc_context(STYLE):
         families = rows["family"].nunique()
         note = f"95 % intervals, {families} families"
-        title = f"What grows with amplification: {word}"
-        figure = _figure((11, 5), title, study, note)
+        figure = _figure((11, 5.2), GROWS.get(word, NOT_SHOWN), study, note)
         for axes, controls in zip(figure.subplots(1, 2, sharey=True), PANELS, strict=True):
             for kind in (specificity.PAIR, *controls):
                 if (rows["kind"] == kind).any():
@@ -76,12 +85,7 @@ def draw_sensitivity(study: Study, arms: Sequence[str], alpha: float) -> Figure:
     limits = numpy.linspace(0.5, 4, 36)
     frame = study_tables.shared_draws(study, [study_tables.BASE, *arms])
     with matplotlib.rc_context(STYLE):
-        figure = _figure(
-            (7.5, 5),
-            f"Incoherent answers at alpha {alpha:g}, by the limit that is set",
-            study,
-            "means over families",
-        )
+        figure = _figure((9, 5), "", study, "means over families")
         axes = figure.subplots()
         for place, arm in enumerate((study_tables.BASE, *arms)):
             cells = frame[(frame["arm"] == arm) & (frame["alpha"] == alpha)]
@@ -93,6 +97,10 @@ def draw_sensitivity(study: Study, arms: Sequence[str], alpha: float) -> Figure:
                 for limit in limits
             ]
             axes.plot(limits, shares, color=COLOURS[place], label=arm)
+            if place == 0:
+                ends = f"{shares[0]:.0%} at {limits[0]:g} nats, {shares[-1]:.0%} at {limits[-1]:g}"
+                of_what = f"({arm}, alpha {alpha:g})"
+                _title(figure, f"The limit decides how many are incoherent: {ends} {of_what}")
         axes.axvline(outcomes.EXCESS_LIMIT, color="#7F7F7F", linestyle=":", linewidth=1)
         axes.annotate("the limit set", (outcomes.EXCESS_LIMIT, 0.98), ha="left", va="top")
         axes.set(
@@ -112,8 +120,8 @@ def draw_law(study: Study) -> Figure:
     with matplotlib.rc_context(STYLE):
         told = study_tables.law_correlations(study)
         title = (
-            f"How unlikely the text becomes: rank correlation {told['gap_alpha']:.2f} with gap x "
-            f"alpha, {told['alpha']:.2f} with alpha"
+            f"Gap x alpha orders how unlikely text becomes: rank correlation "
+            f"{told['gap_alpha']:.2f}, alpha alone {told['alpha']:.2f}"
         )
         note = f"95 % intervals, {found['n'].max()} families"
         figure = _figure((11, 5), title, study, note)
@@ -143,8 +151,12 @@ def draw_law(study: Study) -> Figure:
 
 def _figure(size: tuple[float, float], title: str, study: Study, note: str) -> Figure:
     figure = Figure(figsize=size)
-    figure.suptitle(title, x=0.01, ha="left", weight="bold")
-    told = f"{study.run['model']['name']}, run {study.run['id']}; {note}"
-    figure.text(0.99, 0.005, told, ha="right", size=7, color="#555555")
-    figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
+    _title(figure, title)
+    told = f"{model_in_words(study.run)}; {note}"
+    figure.text(0.01, 0.005, told, size=8.5, color=SUBDUED)
+    figure.get_layout_engine().set(rect=(0, 0.035, 1, 0.965))
     return figure
+
+
+def _title(figure: Figure, text: str) -> None:
+    figure.suptitle(text, x=0.01, ha="left", weight="bold")

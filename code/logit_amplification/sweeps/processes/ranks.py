@@ -89,8 +89,8 @@ class Ranks:
             return json.loads(self.store.get(f"{self.name}/{name}"))
         except RuntimeError:
             raise BadInput(
-                f"rank {self.number} of {self.size} waited in vain for {name!r}: another rank has "
-                "ended, or began more than an hour later"
+                f"rank {self.number} of {self.size} timed out waiting for {name!r}: another rank "
+                "has ended, or began more than an hour later"
             ) from None
 
 

@@ -77,8 +77,8 @@ def refuse_other_work(
         )
     if work["plan"] != digest(plan):
         raise BadInput(
-            f"rank {ranks.number} of {ranks.size} was given other pairs, alphas, samples or arms "
-            "than rank 0; allowed: the same on all"
+            f"rank {ranks.number} of {ranks.size} has other pairs, alphas, samples or arms than "
+            "rank 0; allowed: the same on all"
         )
 
 
