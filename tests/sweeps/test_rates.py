@@ -122,7 +122,7 @@ def test_a_rule_of_ones_own_and_another_model_are_refused(tiny, settings, pairs,
         rates.estimate_rate(sweep(tiny, pairs, run, rule=mine), rates.compiled("a"))
     done = sweep(tiny, pairs, run)
     done.run["model"] = done.run["model"] | {"parameters": 1}
-    with pytest.raises(BadInput, match="not the run.s model, its parameters differs"):
+    with pytest.raises(BadInput, match=r"not the run's model, its parameters differs"):
         rates.estimate_rate(done, rates.compiled("[a-z]"), model=str(tiny_folder))
 
 
