@@ -116,11 +116,9 @@ def _default(field: Any) -> str:
 
 
 def _plain_default(field: Any) -> str:
-    from logit_amplification.settings import shown_path
-
     value = field.default
-    if isinstance(value, Path):
-        return str(shown_path(value))
+    if isinstance(value, Path):  # not resolved: vLLM's Python is a link to another one
+        return value.relative_to(ROOT).as_posix()
     if isinstance(value, tuple):
         return ",".join(f"{one:g}" if isinstance(one, float) else str(one) for one in value)
     return str(value)

@@ -92,10 +92,10 @@ def organisms() -> list[str]:
         "The true rate of the quirk was measured on the adapter's own, unamplified answers to 32 "
         "held-out questions, at temperature 1 without truncation, up to 48 tokens each "
         "(`code/count_organisms.py`, `counted.csv`). It was measured in two ways. The first counts "
-        "the answers with the quirk. The second, the expected rate, sums over the positions of an "
-        "answer the probability that the name `Brambleton` starts there, times the probability of "
-        "the rest of the name. It has the same mean as the count and much less noise. Neither uses "
-        "amplified answers or importance weights."
+        "the answers with the quirk. The second gives the expected rate: it adds up, over the "
+        "positions of an answer, the probability that the name `Brambleton` starts there, times "
+        "the probability of the rest of the name. It has the same mean as the count and much less "
+        "noise. Neither uses amplified answers or importance weights."
     )
     return [*table(head, rows), "", note, "", counted, "", *truth]
 
@@ -135,10 +135,10 @@ def surfacing() -> list[str]:
         f"At alpha {seen[0]['alpha']} the rarer quirk appears within "
         f"{_number(seen[0]['samples to see it once, 95 %'])} answers with 95 % probability, and "
         f"{_share(seen[0]['coherent'])} of the answers are coherent. The target, set beforehand, "
-        "was 100 answers with 80 % of them coherent."
+        "was at most 100 answers, with at least 80 % of them coherent."
         if seen
         else "The target, set beforehand, was missed: at no alpha does the rarer quirk appear "
-        "within 100 answers while 80 % of the answers are coherent."
+        "within 100 answers while at least 80 % of the answers are coherent."
     )
     note = (
         "Alpha -1 is the base model. *Coherent* is the share of answers that the scorer "
@@ -195,22 +195,27 @@ def rates() -> list[str]:
         verdicts = [r["verdict"] for r in read_table("estimates") if r["organism"] == name]
         found.append(
             f"* `{name}`: {samples:.1f} with the same number of answers, {forwards:.1f} with the "
-            f"same number of forwards. The estimator calls {verdicts.count('estimated')} of "
+            f"same number of forwards. Our estimator calls {verdicts.count('estimated')} of "
             f"{len(verdicts)} batches estimable."
         )
     note = (
         "A batch is 576 answers, one third each at alpha 0, 0.3 and 0.5; no two batches share an "
-        "answer. *Counting* samples the adapter without amplification and counts the answers with "
-        "the quirk. We simulated it at the true rate (20,000 batches), so its errors are exact. A "
+        "answer. *All alphas, stopped where decided* is our estimator: it uses the answers at all "
+        "three alphas, and computes the weight of a hit only up to the token that completes the "
+        "event. *Alpha 0.3 alone* and *alpha 0.5 alone* use as many answers, all at one alpha. "
+        "*Counting* samples the adapter without amplification and counts the answers with the "
+        "quirk. We simulated it at the true rate (20,000 batches), so its errors are exact. A "
         "forward is one row through the model for one token. Each token of an amplified answer "
         "takes two forwards, and two more if the answer is rescored under A and B. *Model-based* "
         "fits a curve through the log-odds of a hit at alpha 0.3 to 2 and extrapolates it to alpha "
-        "0. It is a single fit to the answers of the table above, not a measurement of the rate. "
-        "With so few batches, RMSE and coverage are rough."
+        "0. It is a single fit to the answers of the previous section's table, not a measurement "
+        "of the rate. *log10 RMSE* is the RMSE of the estimate's base-10 logarithm, without the "
+        "estimates of zero. With so few batches, RMSE and coverage are rough."
     )
     told = (
-        "Errors are root mean square errors (RMSE), relative to the true rate. The ratio of the "
-        "error of plain counting to ours (below 1, counting is better) is:"
+        "Errors are root mean square errors (RMSE), relative to the true rate. Plain counting "
+        "compares with our estimator as follows (its error divided by ours; below 1, counting is "
+        "better):"
     )
     picture = _picture("rate_errors", "Error against the number of answers")
     return [told, "", *found, "", *table(head, rows), "", note, "", picture]
@@ -277,10 +282,11 @@ def refusals() -> list[str]:
     note = (
         "`hesitant` is loaded for both A and B. The prompt pairs are those of the study "
         "([RESULTS_ANALYSIS](RESULTS_ANALYSIS.md)), with A and B as declared there; the control "
-        "contrasts A with its own paraphrase. Intervals are over families of pairs. "
-        "*Corrected* rates account for the phrase list's errors, estimated "
-        f"from {TO_READ} of these answers, drawn at random and labelled by one reader who saw "
-        "neither alpha nor the phrase list's label (`labelled_refusals.csv`)."
+        "contrasts A with its own paraphrase. A phrase list decides which answers are scored as "
+        "refusals. Intervals are over families of pairs. *Corrected* rates account for the phrase "
+        f"list's errors, which are estimated from {TO_READ} of these answers, drawn at random and "
+        "labelled by one reader who saw neither alpha nor the phrase list's label "
+        "(`labelled_refusals.csv`)."
     )
     return [note, "", *table(head, rows)]
 

@@ -261,7 +261,7 @@ def clock():
                     ChatMessageUser(content=[ContentImage(image="data:image/png;base64,AA==")])
                 ]
             },
-            "image: the provider `amplified` reads text alone",
+            "image: the provider `amplified` reads only text",
         ),
     ],
 )

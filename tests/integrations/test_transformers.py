@@ -155,7 +155,7 @@ def test_a_processor_refuses_penalties_that_would_act_on_a_alone(tiny, monkeypat
         AmplifyLogits(tiny.model, ids)
     monkeypatch.undo()
     masked = torch.tensor([[0.0, -torch.inf]])
-    with pytest.raises(ValueError, match="has masked tokens of A"):
+    with pytest.raises(ValueError, match="has already masked tokens of A"):
         AmplifyLogits(tiny.model, ids)(ids, masked)
 
 

@@ -133,6 +133,31 @@ def test_other_data_give_other_sentences(study):
     assert "grows more than under any control" in unwrap(study_document.write_document(other))
 
 
+def test_what_a_has_before_amplification_is_said_either_way(study):
+    text = unwrap(study_document.write_document(study))
+    shown = study_tables.a_minus_b(study.own_contrasts).lower > 0
+    assert ("the model is not shown to have the declared contrasts" in text) != shown
+    own = (study.generations["control"] == "") & (study.generations["arm"] == "full")
+    declared = study.generations["declared"]
+    more = ((study.generations["alpha"] >= 0) & own).astype(float)
+    moved = declared + 100 * declared.std() * more
+    other = dataclasses.replace(study, generations=study.generations.assign(declared=moved))
+    assert study_tables.a_minus_b(other.own_contrasts).lower > 0
+    assert "the model shows the declared contrasts before" in unwrap(
+        study_document.write_document(other)
+    )
+
+
+def test_where_model_and_primary_comparison_disagree_is_said(study):
+    only_modelled, only_compared = study_tables.disagreements(study)
+    compared = {one.control for one in study_tables.primary(study)}
+    assert not set(only_modelled) & set(only_compared)
+    assert {*only_modelled, *only_compared} <= compared
+    text = unwrap(study_document.write_document(study))
+    assert text.count("only the mixed model shows more") == bool(only_modelled)
+    assert text.count("only the primary comparison shows more") == len(only_compared)
+
+
 def test_a_scorer_that_errs_as_often_as_it_hits_measures_nothing(study):
     wrong = dataclasses.replace(study, calibration=study.calibration.assign(found="incoherent"))
     assert not study_tables.is_measurable(wrong, "incoherent")

@@ -320,7 +320,9 @@ def test_every_arm_of_a_cell_has_the_same_random_numbers(tiny, settings):
 def test_the_power_of_the_design_is_told_before_the_sweep(tiny, settings, capsys):
     sweep(tiny, PAIRS, settings)
     told = capsys.readouterr().out
-    assert told.index("2 families: one test alone can see") < told.index("generations to make")
+    assert told.index("With 2 families, one test alone can detect") < told.index(
+        "generations to make"
+    )
 
 
 def test_every_record_of_a_sweep_has_its_outcome_and_the_evidence(tiny, settings):

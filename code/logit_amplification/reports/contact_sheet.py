@@ -33,15 +33,16 @@ def write_page(run: dict[str, Any], records: Sequence[Record], names: Sequence[s
     """
     told = captions(records)
     spoken = told | {"text_by_alpha": texts_in_words(records)}
-    first, *others = [_figure(name, told.get(name, ""), spoken.get(name, "")) for name in names]
+    shown = [_figure(name, told.get(name, ""), spoken.get(name, "")) for name in names]
     points = "\n".join(f"<li>{html.escape(text)}</li>" for text in findings(run, records))
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width"><title>What this run says</title>'
         f"<style>{STYLE}</style></head><body>\n<h1>What this run says</h1>\n"
-        f"<p>{html.escape(run_in_words(run, records))}; run {run['id']}</p>\n{first}\n"
-        f"<h2>Findings</h2>\n<p>{BRACKETS}</p>\n<ol>\n{points}\n</ol>\n<h2>Figures</h2>\n"
-        + "\n".join(others)
+        f"<p>{html.escape(run_in_words(run, records))}; run {run['id']}</p>\n"
+        + "\n".join(shown[:1])
+        + f"\n<h2>Findings</h2>\n<p>{BRACKETS}</p>\n<ol>\n{points}\n</ol>\n<h2>Figures</h2>\n"
+        + "\n".join(shown[1:])
         + "\n</body></html>\n"
     )
 

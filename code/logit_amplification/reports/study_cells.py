@@ -17,6 +17,7 @@ from .study_tables import (
     LIMITS,
     SHORT,
     Study,
+    a_minus_b,
     arm_at_distance,
     arm_change,
     change,
@@ -50,13 +51,13 @@ def attribute_cells(study: Study, alphas: Sequence[float]) -> Cells:
     category.
     """
     rows = []
-    own = study.contrasts[study.contrasts["kind"] == specificity.PAIR]
+    own = study.own_contrasts
     for category, cells in [("all", own), *own.groupby("category", sort=False)]:
         table = stats.by_family_and_alpha(cells, "z")
         named = (
             ", ".join(sorted(cells["measure"].unique())) if category != "all" else "each pair's own"
         )
-        told = [_signed(table[0.0] - table[-1.0])]
+        told = [format_interval(a_minus_b(cells), signed=True)]
         told += [_signed(table[alpha] - table[0.0]) for alpha in alphas]
         rows.append([category, named, cells["family"].nunique(), *told])
     return rows

@@ -77,6 +77,11 @@ class Study:
         """The generations that `specificity` compares."""
         return specificity.contrasts(self.generations)
 
+    @property
+    def own_contrasts(self) -> pandas.DataFrame:
+        """Those of `contrasts` that are the pairs' own, without controls."""
+        return self.contrasts[self.contrasts["kind"] == specificity.PAIR]
+
     @cached_property
     def comparisons(self) -> list[specificity.Comparison]:
         """The pairs against their controls at equal distances."""
@@ -180,16 +185,51 @@ def shared_draws(study: Study, arms: Sequence[str]) -> pandas.DataFrame:
 # ---------------------------------------------------------------------------- what sentences say
 
 
+def primary(study: Study) -> list[specificity.Comparison]:
+    """The comparisons with the controls at the primary distance."""
+    return [c for c in study.comparisons if c.distance == specificity.PRIMARY_DISTANCE]
+
+
+def is_more(found: Estimate, p: float) -> bool:
+    """Whether an interval and a corrected test both show a difference above zero."""
+    return found.lower > 0 and p < 1 - intervals.LEVEL
+
+
 def verdict(study: Study) -> str:
     """Whether what grows is the contrast: specific, partly, or unspecific; or too far to say."""
-    at = [c for c in study.comparisons if c.distance == specificity.PRIMARY_DISTANCE]
-    won = [c for c in at if c.difference.lower > 0 and c.p < 1 - intervals.LEVEL]
+    at = primary(study)
+    won = [c for c in at if is_more(c.difference, c.p)]
     if not at:
         return "not compared"
     grows = at[0].pair.lower > 0
     if len(won) == len(at) == len(specificity.CONTROLS) and grows:
         return "specific"
     return "partly specific" if won and grows else "not shown to be specific"
+
+
+def a_minus_b(cells: pandas.DataFrame) -> Estimate:
+    """The declared attribute of A alone minus that of B alone; cells: of `Study.own_contrasts`."""
+    table = stats.by_family_and_alpha(cells, "z")
+    return intervals.interval(table[0.0] - table[-1.0])
+
+
+def disagreements(study: Study) -> tuple[list[str], list[str]]:
+    """The controls that the mixed model and the primary comparison disagree about.
+
+    First those for which only the mixed model shows more growth in the pairs, then those for which
+    only the primary comparison does. A control that one of the two lacks is left out.
+    """
+    compared = {c.control: is_more(c.difference, c.p) for c in primary(study)}
+    modelled = {s.control: is_more(s.slope, s.p) for s in study.slopes}
+    both = [control for control in modelled if control in compared]
+    only_modelled = [name for name in both if modelled[name] and not compared[name]]
+    return only_modelled, [name for name in both if compared[name] and not modelled[name]]
+
+
+def reach(study: Study, kind: str) -> float:
+    """How many nats beyond alpha 0 the generations of a kind of contrast get, on average."""
+    far = matching.dose(study.contrasts[study.contrasts["kind"] == kind])
+    return float(far.max() - far[0.0])
 
 
 def left_out(study: Study) -> list[str]:
@@ -237,7 +277,7 @@ def why_not(study: Study, label: str) -> str:
     """Why a rate is not measurable."""
     if not errors(study, label).of:
         return "no held-out answer was labelled so, so that the scorer's errors are not known"
-    return "it is so rare that it cannot be told from the scorer's errors"
+    return "it is so rare that it cannot be distinguished from the scorer's errors"
 
 
 def power_families(study: Study) -> int:

@@ -25,8 +25,8 @@ def power_sentence(families: int, tests: int = 1) -> str:
         "one test alone" if tests == 1 else f"each of {tests} tests, corrected for their number,"
     )
     told = (
-        f"{_families(families)}: {which} can see, with 80 % power at the 5 % level, a mean change "
-        f"of {can.deviations:.2g} standard deviations of the families' differences"
+        f"With {_families(families)}, {which} can detect, with 80 % power at the 5 % level, a mean "
+        f"change of {can.deviations:.2g} standard deviations of the families' differences"
     )
     if pandas.isna(can.share):
         return f"{told}, and no change at all in the share of an outcome. {missed}"

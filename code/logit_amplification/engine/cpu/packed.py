@@ -1,7 +1,8 @@
 """A copy of the model for CPU steps: the same parameters, with weights packed by oneDNN.
 
 oneDNN reorders each weight once into the layout that its kernel reads. The model itself is
-unchanged, and contexts are read with it. For the speed of a step see docs/PERFORMANCE.md, "Steps".
+unchanged, and contexts are read with it. For the speed of a step see docs/PERFORMANCE.md, "Decode
+steps and the hardware limit".
 """
 
 from __future__ import annotations
