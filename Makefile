@@ -42,14 +42,21 @@ demo: .venv/installed
 	@echo
 	@echo "Next:"
 	@echo "  open visualizations/index.html             the figures of this run"
+	@echo "  make explore                               the explorer, as a page in your browser"
 	@echo "  make lab                                   the notebook, to play with, on the demo model"
 	@echo "  python3 code/check_mistral_readiness.py    will Mistral 7B run here?"
 
+# Jupyter refuses to run as root, as in most containers, unless it is told to.
+ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root )
+
 lab: .venv/installed
-	MODEL=demo QUANTIZATION=none $(RUN) -m jupyter lab $(NOTEBOOK)
+	MODEL=demo QUANTIZATION=none $(RUN) -m jupyter lab $(ROOT_FLAG)$(NOTEBOOK)
+
+# A page that was closed gives its memory back.
+CULLED := --MappingKernelManager.cull_interval=60 --MappingKernelManager.cull_idle_timeout=600
 
 explore: .venv/installed
-	MODEL=demo QUANTIZATION=none $(RUN) -m voila docs/notebooks/explorer.ipynb
+	MODEL=demo QUANTIZATION=none $(RUN) -m voila docs/notebooks/explorer.ipynb $(CULLED)
 
 mistral: export MODEL ?= mistralai/Mistral-7B-Instruct-v0.2
 mistral: .venv/installed
@@ -129,7 +136,16 @@ clean:
 	@echo "Installing the packages of $< and $(TORCH): about 200 MB, and 200 MB (CPU) to 3 GB (CUDA) for torch"
 	$(RUN) -m pip install --no-deps --require-hashes --requirement $<
 	$(RUN) -m pip install $(TORCH)
+	@$(RUN) -c "$$ADD_CODE"
 	@touch $@
+
+# In this environment `import logit_amplification` finds the package in code/, after everything else.
+define ADD_CODE
+import pathlib, sysconfig
+folder = pathlib.Path(sysconfig.get_path("purelib"))
+folder.joinpath("logit_amplification.pth").write_text(str(pathlib.Path("code").resolve()) + "\n")
+endef
+export ADD_CODE
 
 .venv/installed-dev: requirements-dev.lock .venv/installed
 	@echo "Installing the tools for the tests: about 350 MB"

@@ -3,6 +3,7 @@
 import asyncio
 import html
 import math
+import re
 from collections import Counter
 
 import pytest
@@ -234,6 +235,17 @@ def test_on_a_slow_machine_the_texts_of_the_start_are_cut(tiny, two_pairs, setti
     monkeypatch.setattr(explorer, "OPENING_SECONDS", -1)
     opened = explore(tiny, two_pairs, settings)
     assert [len(column.tokens.children) for column in opened.columns] == [1, 1, 1]
+    assert all("stopped; Generate makes it whole" in c.head.value for c in opened.columns)
+    opened.buttons["all"].click()
+    assert all(re.search("ended|cut at", column.head.value) for column in opened.columns)
+
+
+def test_what_was_typed_is_read_before_it_is_generated(shown):
+    shown.fields["A", "system"].value = "Be as rude as you can."
+    shown.buttons["here"].click()
+    typed = shown.state.encoded.pair
+    assert typed.id == "typed" and typed.a[0]["content"] == "Be as rude as you can."
+    assert len(shown.columns) == 1
 
 
 def test_the_line_of_python_makes_the_same_text(tiny, two_pairs, settings):
@@ -288,7 +300,7 @@ def test_texts_grow_token_by_token_and_the_first_difference_is_marked(shown, mon
     place = first_difference(*texts)
     marked = [n for n, b in enumerate(other.tokens.children) if "lda-parts" in b._dom_classes]
     assert place is not None and marked == [place]
-    assert f"parts from alpha 0 at token {place + 1}" in other.head.value
+    assert f"first differs from alpha 0 at token {place + 1}" in other.head.value
     assert not any("lda-parts" in b._dom_classes for b in reference.tokens.children)
 
 

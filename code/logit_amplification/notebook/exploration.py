@@ -34,7 +34,7 @@ MOST_TEXTS = 8
 BESIDE = ("adapter", "model_b", "model_base")  # settings that say what A is held against
 
 
-@dataclass
+@dataclass(eq=False)
 class Text:
     """One generated text: its logits at every token are kept, in the model's own precision."""
 
@@ -154,6 +154,7 @@ class Exploration:
     async def generate(self, alphas: Sequence[float], step_done: Callable[[], None]) -> None:
         """Make the texts of the alphas that have none, side by side in one batch.
 
+        A text that was stopped before its end is made again from its beginning.
         After every token it calls step_done and gives way to other work. Raises BadInput for more
         than `MOST_TEXTS` texts.
         """
@@ -163,15 +164,15 @@ class Exploration:
 
     def generating(self, alphas: Sequence[float]) -> Iterator[None]:
         """Make the same texts, one token of each per turn of the iterator. Raises BadInput."""
-        missing = sorted(set(alphas) - {text.alpha for text in self.texts})
-        if len(self.texts) + len(missing) > MOST_TEXTS:
-            count = len(self.texts) + len(missing)
+        kept = [t for t in self.texts if t.generation.finish_reason or t.alpha not in alphas]
+        missing = sorted(set(alphas) - {text.alpha for text in kept})
+        if (count := len(kept) + len(missing)) > MOST_TEXTS:
             raise BadInput(f"{count} texts side by side; allowed: {MOST_TEXTS}. Clear first")
         if not missing:
             return
         self.running = batch = self._batch(missing)
         made = {slot: Text(g.cell.alpha, g) for slot, g in batch.active.items()}
-        self.texts = sorted([*self.texts, *made.values()], key=lambda text: text.alpha)
+        self.texts = sorted([*kept, *made.values()], key=lambda text: text.alpha)
         while batch.active and self.running is batch:
             try:
                 self._step(batch, made)
@@ -179,6 +180,8 @@ class Exploration:
                 self.texts = [text for text in self.texts if text not in made.values()]
                 raise
             yield
+        if self.running is batch:
+            self.running = None
 
     def stop(self) -> None:
         """Let a generation that is under way end here; what it has stays."""

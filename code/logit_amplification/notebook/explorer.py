@@ -277,7 +277,11 @@ class Explorer:
     # ------------------------------------------------------------------------- generating
 
     def _generate(self, alphas: Callable[[], list[float]]) -> None:
-        work = self._generating(alphas())
+        wanted, written = alphas(), self._written_pair()
+        known = self.state.encoded.pair
+        if (written.a, written.b) != (known.a, known.b):  # edited since the model read it
+            self._read()
+        work = self._generating(wanted)
         try:
             self.task = asyncio.get_running_loop().create_task(work)  # the slider stays alive
         except RuntimeError:  # no event loop: not in a notebook
@@ -311,7 +315,8 @@ class Explorer:
             ]
             self.texts.children = [column.root for column in self.columns]
         for column in self.columns:
-            column.refresh(self.state.token_texts(column.text), self.state.reference)
+            told = self.state.token_texts(column.text)
+            column.refresh(told, self.state.reference, self.state.running is not None)
 
     def _token_clicked(self, text: Text, place: int) -> None:
         with self._telling():

@@ -96,9 +96,9 @@ def _bars(choice: Any, columns: dict[str, Any], alpha: float, text: Callable[[in
     return (
         f"<table>{_head(heads)}<tbody>{_rows(choice, columns, text)}"
         f"<tr><th>all other tokens</th><td></td>{others}</tr></tbody></table>"
-        "<div>At alpha 0 the amplified bars are A's, at -1 they are B's; above 0 grows what A "
-        "prefers. Sorted by how much likelier A finds a token than B does. A token with a pale bar "
-        "cannot be drawn.</div>"
+        "<div>At alpha 0 the amplified bars are A's, at -1 they are B's; above 0, tokens that A "
+        "prefers grow. Sorted by how much likelier A finds a token than B does. A token with a "
+        "pale bar cannot be drawn.</div>"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..logits.vocabulary import PER_TOKEN
 from ..reports.figures.token_view import FULL_COLOUR, shade
+from ..statistics.wording import counted
 from .exploration import Text, first_difference
 
 try:
@@ -30,8 +31,8 @@ class TextColumn:
         self.styles: dict[int, Any] = {}
         self.at_hand: int | None = None
 
-    def refresh(self, shown: Sequence[str], reference: Text) -> None:
-        """Show the tokens that there are by now."""
+    def refresh(self, shown: Sequence[str], reference: Text, growing: bool) -> None:
+        """Show the tokens that there are by now. growing: whether more are being made."""
         have = list(self.tokens.children)
         for button, token in zip(have, shown, strict=False):
             if button.description != _readable(token):  # a character that was half there
@@ -43,23 +44,27 @@ class TextColumn:
         parts = first_difference(ids, others)
         for place, button in enumerate(self.tokens.children):
             _set_class(button, "lda-parts", place == parts)
-        self.head.value = f"<b>alpha {self.text.alpha:g}</b>, {self._told(parts, reference)}"
+        self.head.value = (
+            f"<b>alpha {self.text.alpha:g}</b>, {self._told(parts, reference, growing)}"
+        )
 
     def mark(self, place: int | None) -> None:
         """Mark the token that is looked at."""
         for number, button in enumerate(self.tokens.children):
             _set_class(button, "lda-at-hand", number == place)
 
-    def _told(self, parts: int | None, reference: Text) -> str:
+    def _told(self, parts: int | None, reference: Text, growing: bool) -> str:
         generation = self.text.generation
-        ended = {"eos": "ended", "length": "cut at the limit", None: "growing or stopped"}
-        told = f"{len(generation.token_ids)} tokens, {ended.get(generation.finish_reason, 'error')}"
+        ended = {"eos": "ended", "length": "cut at the limit"}
+        ended |= {None: "growing" if growing else "stopped; Generate makes it whole"}
+        count = counted(len(generation.token_ids), "token")
+        told = f"{count}, {ended.get(generation.finish_reason, 'error')}"
         if generation.error:
             told += f": {html.escape(generation.error)}"
         if parts is not None:
-            told += f"; parts from alpha {reference.alpha:g} at token {parts + 1} (marked)"
+            told += f"; first differs from alpha {reference.alpha:g} at token {parts + 1} (marked)"
         elif self.text is not reference:
-            told += f"; so far as alpha {reference.alpha:g}"
+            told += f"; so far the same as alpha {reference.alpha:g}"
         return told
 
     def _button(self, place: int, token: str) -> Any:
