@@ -139,6 +139,19 @@ def answers() -> str:
         return f"{sum(1 for _ in csv.DictReader(file)):,}"
 
 
+def which_alpha() -> str:
+    """KL and the change of the NLL at the alphas of the committed example."""
+    from logit_amplification.evaluation import stats
+    from logit_amplification.records.files import read_results
+
+    _, records = read_results(ROOT / "data" / "example")
+    frame = stats.to_frame(records)
+    far = stats.dose(frame, "kl_amplified_a")["mean"]
+    change = stats.paired_difference(frame, "nll_a")["mean"]
+    told = [f"{far[a]:.2f} at alpha {a:g} (NLL {change[a]:+.2f})" for a in (1.0, 1.5, 2.0)]
+    return f"In the committed run of the demo model, KL is {', '.join(told)}."
+
+
 def speed() -> str:
     """How much faster than transformers the engine is, by docs/performance.json."""
     peers = _json("docs/performance.json")["peers"]
@@ -183,7 +196,7 @@ def _listed(names: Iterable[str]) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part
-    for part in (layout, columns, settings, env_example, found, answers, speed, demo)
+    for part in (layout, columns, settings, env_example, found, answers, which_alpha, speed, demo)
 }
 
 

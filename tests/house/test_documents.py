@@ -66,6 +66,9 @@ def test_the_lines_of_pandas_run(monkeypatch):
     names = {}
     exec("\n".join(setup), names)
     means = eval(last, names)
+    summary = names["pd"].read_csv(EXAMPLE / "summary_statistics.csv")
+    pairs = summary.loc[summary["category"] == "all", "n_pairs"].unique()
+    assert names["answers"]["pair_id"].nunique() == pairs  # without the null pair
     assert list(means.index) == sorted(set(means.index)) and means.notna().all()
 
 
