@@ -56,7 +56,7 @@ def run(command: Command) -> None:
 
     from logit_amplification.models import loading
     from logit_amplification.readiness import advice
-    from logit_amplification.reports import artifacts
+    from logit_amplification.reports import artifacts, report
     from logit_amplification.sweeps import sweep
 
     print(*advice.before_loading(command), sep="\n", flush=True)
@@ -66,6 +66,7 @@ def run(command: Command) -> None:
         return
     written = artifacts.save_artifacts(done, command)
     print("Wrote", *map(shown_path, written), sep="\n  ")
+    print("", *report.recommendations(done.run, done.records), sep="\n")
 
 
 if __name__ == "__main__":

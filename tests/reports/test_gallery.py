@@ -5,6 +5,7 @@ import warnings
 import pytest
 
 from logit_amplification.errors import BadInput
+from logit_amplification.evaluation import stats
 from logit_amplification.reports.figures import gallery, style
 from made_records import FIGURES, make_sweep
 
@@ -57,6 +58,16 @@ def test_the_mean_line_is_the_mean_over_pairs_without_the_null_pair():
     panel = gallery.draw_dose_response(*make_sweep(VALUES)).axes[1]
     means = next(line for line in panel.lines if line.get_color() == style.MEAN)
     assert list(means.get_ydata()) == pytest.approx([3.0, 4.0])
+
+
+def test_intervals_end_where_a_measure_does():
+    """Two pairs far apart have an interval of the NLL that would reach below 0."""
+    values = {"a": [1, 1], "b": [9, 9]}
+    assert stats.dose(stats.to_frame(make_sweep(values)[1]), "nll_a")["lower"].min() < 0
+    figure = gallery.draw_dose_response(*make_sweep(values))
+    (band,) = figure.axes[1].collections
+    assert band.get_paths()[0].vertices[:, 1].min() == 0
+    assert "too few pairs" in figure.subfigs[0].get_suptitle()
 
 
 def test_model_text_is_drawn_as_it_is():

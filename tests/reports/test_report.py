@@ -150,6 +150,14 @@ def test_an_unfinished_sweep_has_its_texts_and_figures(part, tmp_path):
     assert style.save_figures(gallery.draw_all(run, records), tmp_path)
 
 
+def test_few_pairs_are_said_to_be_few():
+    few, enough = ({f"p{n}": [1, 2] for n in range(count)} for count in (4, 12))
+    told = report.recommendations(*make_sweep(few))
+    assert any("TOO FEW PAIRS" in line for line in told)
+    assert "at least 12 pairs" in " ".join(told) and "--samples 4" not in " ".join(told)
+    assert "TOO FEW" not in " ".join(report.recommendations(*make_sweep(enough)))
+
+
 @pytest.mark.parametrize("failed", [lambda r: r["alpha"] == 2, lambda r: r["arm"] == "full"])
 def test_generations_that_ended_with_an_error_leave_the_rest(failed, tmp_path):
     run, records = two_arms()

@@ -86,7 +86,7 @@ def captions(records: Sequence[Record]) -> dict[str, str]:
         name: f"{titles[name]} {head} {_told(first, largest, some)}"
         for name, some in measures.items()
     }
-    answers = stats.dose(first, "incoherent")["mean"]
+    answers = stats.dose(stats.without_b(first), "incoherent")["mean"]
     return told | {
         "text_by_alpha": f"Answers to one question, from B over A to larger alpha; arm {arm}, pair "
         f"{stats.typical_pair(first)}, whose log p_A - log p_B grows most like the median.",

@@ -39,6 +39,7 @@ REPORTED = (
     *("ended_by_eos", "logit_range", "logit_std", "outside_top20_a", "outside_top20_b"),
     *("overlap_top20", "reachable_top20"),
 )
+ENOUGH = 12  # families of pairs: with fewer, only very large effects can be seen
 BRACKETS = "Brackets: 95 % intervals over families of pairs that share a text."
 BY_CATEGORY = ("kl_amplified_a", PRIMARY)
 
@@ -118,6 +119,7 @@ def findings(run: dict[str, Any], records: Sequence[Record]) -> list[str]:
         return ["Only controls finished, so nothing can be said about alpha."]
     of_arm = [record for record in records if record["arm"] == arm]
     return [
+        *_too_few(stats.treatment(frame)["family"].nunique()),
         *coherence_points(first),
         *contrast_points(first),
         *arm_points(frame, arm),
@@ -238,10 +240,22 @@ def arm_points(frame: pandas.DataFrame, base: str) -> list[str]:
     return points
 
 
+def _too_few(families: int) -> list[str]:
+    """Warn where there are so few families of pairs that no interval is worth much."""
+    if families >= intervals.FEWEST_UNITS:
+        return []
+    return [
+        f"TOO FEW PAIRS for conclusions (families that share no text: {families}). "
+        f"Use at least {ENOUGH} pairs with different texts; more samples cannot replace them."
+    ]
+
+
 def _next_sentence(frame: pandas.DataFrame) -> str:
     """What to do after this run."""
     missing = []
-    if frame["sample"].nunique() < 4:
+    if stats.treatment(frame)["family"].nunique() < ENOUGH:
+        missing.append(f"at least {ENOUGH} pairs with different texts")
+    elif frame["sample"].nunique() < 4:
         missing.append("--samples 4 for narrower intervals")
     if not {"paraphrase", "shuffled"} & set(frame["control"].unique()):
         missing.append(

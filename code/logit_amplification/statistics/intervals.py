@@ -134,6 +134,7 @@ def share_difference(values: Sequence[float]) -> Estimate:
     return Estimate(float(values.mean()), max(-1.0, low), min(1.0, high), len(values))
 
 
+FEWEST_UNITS = 5  # with fewer, an interval exists but no conclusion should rest on it
 # What counts as no change, declared before the data were collected: docs/METHODOLOGY.md, "Declared
 # beforehand".
 MARGIN_SHARE = 0.05  # share of incoherent answers

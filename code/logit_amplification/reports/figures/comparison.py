@@ -17,7 +17,7 @@ from ...evaluation import stats
 from ...logits.vocabulary import MEASURES
 from ...records.files import Record
 from . import findings
-from .style import COLOURS, MARKERS, STYLE, SUBDUED, canvas, legend_below
+from .style import COLOURS, MARKERS, STYLE, SUBDUED, canvas, legend_below, possible
 
 MOST_ARMS = 8  # as many colours as there are
 OUTCOMES = {
@@ -44,7 +44,7 @@ def draw_arms(run: dict[str, Any], records: Sequence[Record]) -> Figure:
         for row, arms in zip(every, groups, strict=True):
             for axes, (name, title, label) in zip(row, panels, strict=True):
                 for place, (arm, of_arm, style) in enumerate(arms):
-                    table = stats.dose(of_arm, name)
+                    table = possible(stats.dose(of_arm, name), name)
                     handles[arm] = _line(axes, table, style, label=arm, place=place)
                 axes.set(title=title, xlabel="alpha", ylabel=label)
         legend_below(figure, list(handles.values()))
@@ -107,7 +107,7 @@ def _path(
     axes: Axes, cells: pandas.DataFrame, name: str, style: dict[str, Any], arm: str
 ) -> Line2D:
     """A point with its 95 % interval per alpha; the alphas are written where there is room."""
-    across, up = stats.dose(cells, "kl_sampled_a")["mean"], stats.dose(cells, name)
+    across, up = stats.dose(cells, "kl_sampled_a")["mean"], possible(stats.dose(cells, name), name)
     far = across - across.iloc[0] if len(across) else across
     reach = _reach(up)
     axes.errorbar(far, up["mean"], yerr=reach, elinewidth=0.9, capsize=2, **style, linestyle=":")

@@ -17,7 +17,7 @@ from ...evaluation import stats
 from ...logits.vocabulary import MEASURES
 from ...records.files import Record
 from . import findings
-from .style import MEAN, NULL, PALE, STYLE, SUBDUED, canvas, legend_below
+from .style import MEAN, NULL, PALE, STYLE, SUBDUED, canvas, legend_below, possible
 
 NAMED = 3  # pairs that stand furthest from the others, written beside their lines
 
@@ -105,7 +105,7 @@ def _dose_panel(
     if names and table.shape[1] > 1:
         _name_furthest(axes, table)
     if len(table):
-        mean = stats.dose(frame, name)
+        mean = possible(stats.dose(frame, name), name)
         band = {"color": MEAN, "alpha": 0.22, "linewidth": 0, "zorder": 2}
         axes.fill_between(mean.index, mean["lower"], mean["upper"], **band)
         axes.plot(mean.index, mean["mean"], color=MEAN, linewidth=2.4, marker="o", zorder=4)

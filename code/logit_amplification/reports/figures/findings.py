@@ -44,6 +44,8 @@ def likelihood(frame: pandas.DataFrame) -> str:
     table = table[table.index > 0]
     if table.empty or table["upper"].isna().all():
         return "Distance, likelihood and contrast by alpha"
+    if table["n"].max() < intervals.FEWEST_UNITS:
+        return "Distance, likelihood and contrast by alpha: too few pairs to conclude anything"
     margin = intervals.MARGIN_NLL
     kept = []
     for alpha, row in table.iterrows():
@@ -75,6 +77,9 @@ def incoherence(frame: pandas.DataFrame) -> str:
         return f"Incoherent answers at alpha {largest:g}: none came to an end"
     start = next((row[0.0] for row in shares.values() if 0.0 in row and largest > 0), None)
     before = f", {start:.0%} at alpha 0" if start is not None else ""
+    row = _difference(frame[frame["arm"] == cells["arm"].iloc[0]], "incoherent")
+    if row is not None and contains_zero(row):
+        before += "; no change is shown" + (f" ({cells['arm'].iloc[0]})" if len(told) > 1 else "")
     return f"Incoherent answers at alpha {largest:g}: {', '.join(told)}{before}"
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import pandas
 from matplotlib.figure import Figure, SubFigure
 
 from ...errors import BadInput
+from ...logits.vocabulary import MEASURES, SHARE
 from ...records.files import Record
 from ..report import run_in_words
 
@@ -34,6 +36,11 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 10.5,
 }
+# Measures that are never below 0; those that are shares are never above 1.
+NON_NEGATIVE = (
+    *("kl_amplified_a", "kl_a_b", "nll_a", "nll_b", "entropy", "n_tokens", "logit_range"),
+    *("logit_std", "repeated_4gram_share", "incoherent", "refusal", "other", "ended_by_eos"),
+)
 SVG = {"svg.fonttype": "none", "svg.hashsalt": "logit-amplification"}  # text stays text
 
 
@@ -77,6 +84,14 @@ def canvas(
     note = "\n".join(textwrap.wrap(run_in_words(run, records), int(12.5 * size[0])))
     strip.text(0.01, 0.02, note, size=8.5, color=SUBDUED, va="bottom")
     return figure, canvas
+
+
+def possible(table: pandas.DataFrame, name: str) -> pandas.DataFrame:
+    """Cut the intervals of a measure to the values it can have; few pairs give very wide ones."""
+    if name not in NON_NEGATIVE:
+        return table
+    most = 1.0 if MEASURES[name].unit == SHARE else None
+    return table.assign(**{part: table[part].clip(0.0, most) for part in ("lower", "upper")})
 
 
 def legend_below(figure: Figure, handles: list[Any]) -> None:
