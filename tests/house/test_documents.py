@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from logit_amplification.locations import ROOT
+from made_records import FIGURES
 
 EXAMPLE = ROOT / "data" / "example"
 OUTPUTS = (ROOT / "docs" / "OUTPUTS.md").read_text(encoding="utf-8")
-MEASURED = {"measures", "per_token", "attributes"}  # their keys are the rows of the columns
 
 
 def test_generated_parts_are_current(capsys):
@@ -58,6 +58,13 @@ def test_every_field_is_explained(name):
         ]
 
     assert missing(whole, "") == []
+
+
+def test_every_figure_has_a_row():
+    section = OUTPUTS.split("## Figures")[1]
+    assert {f"{name}.png" for name in re.findall(r"^\| `(\w+)` \|", section, re.M)} == {
+        name for name in FIGURES if name.endswith(".png")
+    }
 
 
 def test_the_lines_of_pandas_run(monkeypatch):

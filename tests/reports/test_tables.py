@@ -15,6 +15,7 @@ from logit_amplification.logits.vocabulary import PER_TOKEN
 from logit_amplification.prompts.pairs import PromptPair
 from logit_amplification.reports import tables
 from logit_amplification.reports.artifacts import save_artifacts
+from logit_amplification.reports.figures import gallery
 from logit_amplification.sweeps.sweep import sweep
 
 EXAMPLE = ROOT / "data" / "example"
@@ -45,6 +46,17 @@ def test_a_dataset_has_the_same_rows_typed_and_described(example):
     assert lengths == {f"{name}_per_token": made[0]["n_tokens"] for name in PER_TOKEN}
     strong = made.filter(lambda row: row["alpha"] == 2)
     assert set(strong["alpha"]) == {2.0}
+
+
+def test_a_run_of_before_a_measure_was_added_has_it_empty():
+    example = load_run(EXAMPLE)
+    for record in example.records:
+        record["measures"].pop("reachable_top20")
+        record["per_token"].pop("reachable_top20")
+    table = example.to_arrow()
+    assert table["reachable_top20_per_token"].null_count == len(table)
+    assert "reachable_top20" not in table.column_names and "nll_a" in table.column_names
+    assert gallery.draw_all(example.run, example.records)
 
 
 def test_a_sweep_writes_parquet_beside_csv(tiny, settings, monkeypatch):

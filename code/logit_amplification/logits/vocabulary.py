@@ -1,7 +1,7 @@
 """The names of all measures, attributes and arms, with descriptions and units.
 
-A measure that is added here gets a column in the JSON and CSV files, a label in every figure and a
-line in the reports. This module does not import torch.
+A measure that is added here gets a column in the JSON and CSV files and its label in figures
+(CONTRIBUTING.md says what else it needs). This module does not import torch.
 """
 
 from __future__ import annotations

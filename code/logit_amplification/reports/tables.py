@@ -143,8 +143,8 @@ def _batches(
         columns = dict(frame[first : first + AT_ONCE].items())
         columns["token_ids"] = [record["token_ids"] for record in some]
         columns["token"] = [record["per_token"]["token"] for record in some]
-        for name in PER_TOKEN:
-            columns[f"{name}_per_token"] = [record["per_token"][name] for record in some]
+        for name in PER_TOKEN:  # runs of earlier versions lack some
+            columns[f"{name}_per_token"] = [r["per_token"].get(name) for r in some]
         arrays = [arrow.array(columns[name], kinds.field(name).type) for name in kinds.names]
         yield arrow.RecordBatch.from_arrays(arrays, schema=kinds)
 

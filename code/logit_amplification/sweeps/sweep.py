@@ -325,9 +325,12 @@ def _checked_rerun(rerun: Sequence[float], settings: Settings) -> list[float]:
 # ----------------------------------------------------------------------------------- description
 
 
+FOLDERS = {"data_dir", "visualizations_dir", "vllm_python"}  # of this machine
+
+
 def _public_settings(settings: Settings, model: LoadedModel) -> dict[str, Any]:
     """Return the settings without this machine's folders."""
-    values = settings.model_dump(mode="json", exclude={"data_dir", "visualizations_dir"})
+    values = settings.model_dump(mode="json", exclude=FOLDERS)
     names = {"model": model.info["name"], "prompts": settings.prompts.name}
     names |= {name: Path(getattr(settings, name)).name for name in OTHERS}
     return values | names
