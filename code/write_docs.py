@@ -133,6 +133,14 @@ def found() -> str:
     return "\n" + "".join(f"{n}. {one}\n" for n, one in enumerate(kept, start=1))
 
 
+def surfaced() -> str:
+    """How often a rare planted behaviour shows at an alpha, by data/organisms/surfacing.csv."""
+    with (ROOT / "data" / "organisms" / "surfacing.csv").open(encoding="utf-8") as file:
+        rows = {(row["organism"], float(row["alpha"])): row for row in csv.DictReader(file)}
+    row = rows["quirk-1-in-1000", 0.5]
+    return f"{100 * float(row['share']):.0f} % of answers at alpha 0.5"
+
+
 def answers() -> str:
     """How many answers the study has."""
     with (ROOT / "data" / "study" / "generations.csv").open(encoding="utf-8", newline="") as file:
@@ -196,7 +204,18 @@ def _listed(names: Iterable[str]) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part
-    for part in (layout, columns, settings, env_example, found, answers, which_alpha, speed, demo)
+    for part in (
+        layout,
+        columns,
+        settings,
+        env_example,
+        found,
+        surfaced,
+        answers,
+        which_alpha,
+        speed,
+        demo,
+    )
 }
 
 

@@ -239,7 +239,7 @@ def test_a_vocabulary_with_other_ids_is_refused_in_one_line(tiny_folder, tmp_pat
         text.replace('"A": 35', '"A": 999').replace('"B": 36', '"B": 35').replace("999", "36")
     )
     given = {"quantization": "none", "dtype": "float32"}
-    with pytest.raises(BadInput, match=r"MODEL_B = .*'A' has another id"):
+    with pytest.raises(BadInput, match=r"MODEL_B = .*'A' has a different id"):
         load_model(tiny_folder, model_b=other, **given)
     wide = save_tiny_mistral(tmp_path / "wide", vocab_size=300)
     with pytest.raises(BadInput, match=r"MODEL_BASE = .*300 logits, and .* has 259"):

@@ -138,7 +138,7 @@ def test_auto_compiles_for_a_long_plan_and_stays_with_what_a_run_began(
 def test_auto_says_that_there_is_no_compiler(tiny, settings, monkeypatch, capsys):
     monkeypatch.setattr("logit_amplification.sweeps.capacity.has_compiler", lambda: False)
     assert choose_step(tiny, settings, 10**6, lambda kind: False) == "packed"
-    assert "compiled ones need a C++ compiler" in capsys.readouterr().out
+    assert "compiled steps need a C++ compiler" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------- fewer rows

@@ -121,11 +121,11 @@ def test_only_what_is_needed_is_fetched_once_verified_tried_and_then_runs_offlin
 @pytest.mark.parametrize(
     ("status", "changed", "told"),
     [
-        ((401, ""), {}, "shows no such model; private ones need an HF_TOKEN"),
+        ((401, ""), {}, "has no such model; private ones need an HF_TOKEN"),
         ((401, ""), {"HF_TOKEN": TOKEN}, "does not accept the HF_TOKEN given"),
         ((403, "GatedRepo"), {}, "accepted its terms: an HF_TOKEN is needed; accept at http"),
         ((403, "GatedRepo"), {"HF_TOKEN": TOKEN}, "the HF_TOKEN given has no access"),
-        ((404, "RepoNotFound"), {}, "the hub shows no such model"),
+        ((404, "RepoNotFound"), {}, "the hub has no such model"),
         ((429, ""), {}, "asks to wait"),
         ((500, ""), {}, "a fault of its own (500)"),
         ((503, ""), {}, "a fault of its own (503)"),

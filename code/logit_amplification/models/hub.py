@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -64,7 +65,7 @@ def refuse_faults(model: str, folder: Path) -> None:
     Of weights only the headers are read.
     """
     if found := faults(folder):
-        todo = "" if Path(model).is_dir() else f"; mend it with: {FETCH}"
+        todo = "" if Path(model).is_dir() else f"; to repair it: {FETCH}"
         raise BadInput(f"MODEL = {model!r}: {'; '.join(found)}{todo}")
 
 
@@ -152,14 +153,22 @@ def _check_disk(model: str, needed: int) -> None:
 
 @contextmanager
 def worded_errors(model: str, revision: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into a BadInput: one line that says what to do."""
+    """Turn what huggingface_hub raises into a BadInput: one line that says what to do.
+
+    Its own lines about retries are left out: without a network there are a dozen.
+    """
     from huggingface_hub import errors
 
+    retries = logging.getLogger("huggingface_hub.utils._http")
+    level = retries.level
+    retries.setLevel(logging.ERROR)
     try:
         yield
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
         told = f"MODEL = {model!r} (revision {revision}): {_worded(error, model)}"
         raise BadInput(told) from None
+    finally:
+        retries.setLevel(level)
 
 
 def _worded(error: Exception, model: str) -> str:
@@ -178,7 +187,7 @@ def _worded(error: Exception, model: str) -> str:
         return "the hub does not accept the HF_TOKEN given; make a new one or remove it"
     if any(isinstance(cause, errors.RepositoryNotFoundError) for cause in causes) or 401 in codes:
         return (
-            "it is no folder here, and the hub shows no such model; private ones need an HF_TOKEN"
+            "it is not a folder here, and the hub has no such model; private ones need an HF_TOKEN"
         )
     if 429 in codes:
         return "the hub asks to wait (429, too many requests); try again in some minutes"
