@@ -181,8 +181,9 @@ def demo() -> str:
     """How long `make demo` takes, and what it downloads, by docs/facts.json."""
     facts = _json("docs/facts.json")
     return (
-        f"\n`make demo` takes {facts['demo_seconds'] / 60:.1f} minutes on {facts['machine']} once "
-        f"everything is installed; installing took {facts['install_seconds']:.0f} seconds more. "
+        f"\nThe first `make demo` took {facts['demo_seconds'] / 60:.1f} minutes on "
+        f"{facts['machine']} once everything was installed (Run All in the notebook later: "
+        f"{facts['run_all_seconds'] / 60:.1f}), and installing {facts['install_seconds']:.0f} seconds. "
         f"The download is about {facts['packages_mb']} MB, plus torch: about "
         f"{facts['torch_cpu_mb']} MB as a CPU build.\n"
     )
