@@ -183,7 +183,8 @@ def demo() -> str:
     return (
         f"\nThe first `make demo` took {facts['demo_seconds'] / 60:.1f} minutes on "
         f"{facts['machine']} once everything was installed (Run All in the notebook later: "
-        f"{facts['run_all_seconds'] / 60:.1f}), and installing {facts['install_seconds']:.0f} seconds. "
+        f"{facts['run_all_seconds'] / 60:.1f}), and installing "
+        f"{facts['install_seconds']:.0f} seconds. "
         f"The download is about {facts['packages_mb']} MB, plus torch: about "
         f"{facts['torch_cpu_mb']} MB as a CPU build.\n"
     )
