@@ -16,11 +16,15 @@ ITEMS = {item for piece in PIECES for item in piece}
 
 
 class Clock:
-    """Seconds that pass when somebody sleeps."""
+    """Seconds that pass when the code under test sleeps, and stands in for its module `time`.
+
+    `time.sleep` itself is left alone: it belongs to every thread of this process, and a thread that
+    an earlier test left behind would make this clock run.
+    """
 
     def __init__(self, monkeypatch):
         self.now = 0.0
-        monkeypatch.setattr(claims.time, "sleep", self.sleep)
+        monkeypatch.setattr(claims, "time", self)
 
     def __call__(self):
         return self.now
