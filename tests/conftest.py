@@ -140,9 +140,13 @@ def few_figures(monkeypatch):
 @pytest.fixture
 def flags(tmp_path, tiny_folder):
     """Flags of a small sweep on the tiny model."""
-    prompts = tmp_path / "prompts.csv"
+    return flags_in(tmp_path, tiny_folder)
+
+
+def flags_in(folder: Path, tiny_folder: Path) -> dict:
+    prompts = folder / "prompts.csv"
     prompts.write_text(PROMPTS)
-    options = {
+    return {
         "model": tiny_folder,
         "quantization": "none",
         "dtype": "float32",
@@ -152,7 +156,6 @@ def flags(tmp_path, tiny_folder):
         "max-new-tokens": 5,
         "arms": "full",
         "slots": 4,
-        "data-dir": tmp_path / "out" / "data",
-        "visualizations-dir": tmp_path / "out" / "figures",
+        "data-dir": folder / "out" / "data",
+        "visualizations-dir": folder / "out" / "figures",
     }
-    return options

@@ -6,6 +6,7 @@ import numpy
 import pandas
 import pytest
 from scipy import stats as scipy_stats
+from statsmodels.stats.multitest import multipletests
 
 from logit_amplification.evaluation import stats
 from logit_amplification.statistics import intervals
@@ -222,6 +223,9 @@ def test_holms_correction_is_the_textbooks():
     assert intervals.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert intervals.holm([]) == []
     assert intervals.holm([0.01, math.nan, 0.04])[::2] == pytest.approx([0.02, 0.04])
+    for chances in numpy.random.default_rng(0).random((9, 7)).round(1):  # with ties
+        expected = multipletests(chances, method="holm")[1]
+        assert intervals.holm(chances) == pytest.approx(expected)
 
 
 def test_the_rank_correlation_is_scipys_with_bonett_and_wrights_interval():

@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from conftest import flags_in
 
 import logit_diff_mistral
 from command_line import SWEEP, as_list, free_port, run_process, start, start_ranks
@@ -25,13 +26,18 @@ MORE = {"alphas": "0,0.5,1,2", "samples": 10, "max-new-tokens": 40, "step": "pac
 BIN = os.path.dirname(sys.executable)
 
 
+@pytest.fixture(scope="module")
+def made_alone(tmp_path_factory, tiny_folder):
+    """The bytes that one process makes of 120 cells in 9 pieces."""
+    flags = flags_in(tmp_path_factory.mktemp("alone"), tiny_folder) | MORE
+    assert logit_diff_mistral.main(as_list(flags)) == 0
+    return results(flags)
+
+
 @pytest.fixture
-def shared(flags, tmp_path, few_figures):
-    """Flags of a sweep of 120 cells in 9 pieces, and the bytes that one process makes of it."""
-    flags = flags | MORE
-    alone = flags | {"data-dir": tmp_path / "alone", "visualizations-dir": tmp_path / "alone"}
-    assert logit_diff_mistral.main(as_list(alone)) == 0
-    return flags, (tmp_path / "alone" / RESULTS).read_bytes()
+def shared(flags, made_alone, few_figures):
+    """Flags of that sweep, and its bytes."""
+    return flags | MORE, made_alone
 
 
 def results(flags):

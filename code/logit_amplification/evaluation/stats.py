@@ -213,7 +213,11 @@ def common_draws(one: pandas.DataFrame, other: pandas.DataFrame, measure: str) -
     left out of both.
     """
     draws = ["family", "pair_id", "sample"]
-    sides = {"one": one.set_index(draws)[measure], "other": other.set_index(draws)[measure]}
+    sides = {"one": one, "other": other}
+    # The columns first: an index made of a whole frame copies all of them.
+    sides = {
+        name: side[[*draws, measure]].set_index(draws)[measure] for name, side in sides.items()
+    }
     return by_family(pandas.concat(sides, axis=1).dropna(), ["one", "other"])
 
 

@@ -14,7 +14,6 @@ import numpy
 import pandas
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
@@ -167,22 +166,35 @@ def sign_flip(differences: pandas.Series) -> float:
     values = values[values != 0]
     if not len(values):
         return 1.0
-    flipped = _signs(len(values)) @ values
+    signs = _signs(len(values))
+    eights = numpy.zeros((len(signs), 8))
+    eights.flat[: len(values)] = values
+    sums = eights @ (2.0 * numpy.unpackbits(numpy.arange(256, dtype=numpy.uint8)[None], axis=0) - 1)
+    flipped = sum(sums[place][byte] for place, byte in enumerate(signs))
     as_far = numpy.abs(flipped) >= abs(values.sum()) * (1 - 1e-12)
     return float((1 + as_far.sum()) / (1 + PERMUTATIONS))
 
 
 @lru_cache(maxsize=32)  # enough for the group sizes of a study
 def _signs(count: int) -> NDArray:
-    return numpy.random.default_rng(0).choice([-1.0, 1.0], (PERMUTATIONS, count))
+    """Return the sets of signs, a bit each (1 is plus), (ceil(count / 8), PERMUTATIONS) uint8.
+
+    As float64 those of a study took 2.4 GB.
+    """
+    plus = numpy.random.default_rng(0).integers(0, 2, (PERMUTATIONS, count))
+    return numpy.ascontiguousarray(numpy.packbits(plus.astype(bool), axis=1).T)
 
 
 def holm(chances: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number (Holm 1979); NaN stands for no test and stays."""
+    """Return p-values corrected for their number (Holm 1979); NaN stands for no test and stays.
+
+    The numbers are those of statsmodels' `multipletests`, which collects all garbage of the process
+    in every call: up to a second beside a model.
+    """
     corrected = numpy.array(chances, dtype=float)
-    tested = ~numpy.isnan(corrected)
-    if tested.any():
-        corrected[tested] = multipletests(corrected[tested], method="holm")[1]
+    order = numpy.argsort(corrected)[: int((~numpy.isnan(corrected)).sum())]  # NaN comes last
+    stepped = corrected[order] * numpy.arange(len(order), 0, -1)
+    corrected[order] = numpy.minimum(1.0, numpy.maximum.accumulate(stepped))
     return corrected.tolist()
 
 
