@@ -69,7 +69,9 @@ def study(
     from logit_amplification.models import loading
     from logit_amplification.prompts.files import read_pairs
     from logit_amplification.records.files import refuse_unwritable, write_atomically
-    from logit_amplification.reports import report, study_document, study_tables
+    from logit_amplification.reports import report
+    from logit_amplification.reports.study import document as study_document
+    from logit_amplification.reports.study import tables as study_tables
     from logit_amplification.sweeps import sweep
 
     settings = load_settings(**common)
@@ -115,7 +117,7 @@ def tables_of_texts(model: Any, by_id: dict[str, Any], records: Any) -> dict[str
     from logit_amplification.engine.forward import text_logits
     from logit_amplification.logits import alpha_profile
     from logit_amplification.prompts.chat import encode_pairs
-    from logit_amplification.reports import study_tables
+    from logit_amplification.reports.study import tables as study_tables
 
     curves, distances, lists = [], [], []
     for record in records:
@@ -166,8 +168,9 @@ def lists_of_text(tokenizer: Any, logits_b: Any, ids: Sequence[int]) -> dict[str
 def draw(made: Any, run: dict[str, Any], records: list[dict], settings: Any) -> Iterator[Path]:
     """Draw the study's figures, yielding their paths."""
     from logit_amplification.records.files import write_atomically
-    from logit_amplification.reports.figures import study_figures, token_view
+    from logit_amplification.reports.figures import token_view
     from logit_amplification.reports.figures.style import save_figures
+    from logit_amplification.reports.study import figures as study_figures
 
     strongest = next(r for r in records if r["alpha"] == made.amplified[-1] and not r["control"])
     yield from save_figures(

@@ -22,7 +22,7 @@ AT_BASE = ["errors", "locations", "progress", "settings"]  # in this order
 WITHOUT_TORCH = [
     *("settings", "prompts.pairs", "readiness.checks", "models.hub", "records.files"),
     *("records.journal", "evaluation.outcomes", "evaluation.stats", "sweeps.history"),
-    *("evaluation.calibration", "reports.report", "reports.study_tables", "reports.study_document"),
+    *("evaluation.calibration", "reports.report", "reports.study.tables", "reports.study.document"),
     *("reports.artifacts", "reports.contact_sheet", "reports.tables"),
     *("reports.figures.gallery", "reports.figures.token_view", "reports.figures.tree_view"),
     *("notebook.next_token_view", "notebook.results_view"),

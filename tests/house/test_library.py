@@ -80,7 +80,7 @@ def test_wheel_and_source_hold_what_they_need_and_no_more(built):
     inside = {name for name in names if ".dist-info/" not in name}
     assert inside == modules | data | {
         "logit_amplification/py.typed",
-        "logit_amplification/reports/study_document.md.j2",
+        "logit_amplification/reports/study/document.md.j2",
     }
     (metadata,) = [name for name in names if name.endswith("METADATA")]
     needs = re.findall(

@@ -18,7 +18,7 @@ def two_arms():
 
 def test_every_figure_has_a_caption_with_its_numbers():
     run, records = two_arms()
-    told = contact_sheet.captions(records)
+    told = gallery.captions(records)
     assert set(told) == set(gallery.draw_all(run, records))
     expected = format_estimate(stats.dose(stats.to_frame(records[:8]), "nll_a").loc[1.0])
     assert expected in told["dose_response"] and "n = 3 families" in told["outcomes"]

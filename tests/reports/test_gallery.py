@@ -3,10 +3,13 @@
 import warnings
 
 import pytest
+from matplotlib.figure import Figure
 
 from logit_amplification.errors import BadInput
 from logit_amplification.evaluation import stats
-from logit_amplification.reports.figures import gallery, style
+from logit_amplification.reports import report
+from logit_amplification.reports.figures import doses, gallery, style
+from logit_amplification.statistics import intervals
 from made_records import FIGURES, make_sweep
 
 VALUES = {"a1": [1, 2], "a2": [3, 4], "b1": [5, 6], "null": [1, 1]}
@@ -113,3 +116,52 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match="VISUALIZATIONS_DIR"):
         style.save_figures({}, tmp_path / "file" / "below")
+
+
+def declaring(values, arm="full"):
+    """A sweep whose pairs declare an attribute, which has these values at each alpha."""
+    run, records = make_sweep(values, arm=arm)
+    values = iter(value for row in values.values() for value in row)
+    return run, [r | {"attributes": r["attributes"] | {"declared": next(values)}} for r in records]
+
+
+def test_the_declared_attribute_is_counted_as_the_report_counts_it():
+    run, records = declaring({"a": [1, 4], "b": [2, 1], "c": [2, 2], "d": [1, 2], "e": [0, 1]})
+    told = "rises in 3 families"
+    assert any(f"{told}, falls in 1 and stays in 1" in f for f in report.findings(run, records))
+    figure = gallery.draw_attribute(run, records)
+    assert f"{told} and falls in 1 at alpha 1" in figure.subfigs[0].get_suptitle()
+    by_distance, by_attribute = figure.axes
+    assert [bar.get_width() for bar in by_attribute.patches] == [3, -1]
+    assert [tick.get_text() for tick in by_attribute.get_yticklabels()] == ["length (5)"]
+    (line,) = (part.lines[0] for part in by_distance.containers)
+    assert list(line.get_ydata()) == pytest.approx([0, (3 - 1) / 5])
+
+
+def test_a_control_that_grows_as_much_is_drawn_beside_the_pairs():
+    run, records = declaring({name: [n, 4 + n] for n, name in enumerate("abcdef")})
+    _, moved = declaring({name: [n, 4 + n] for n, name in enumerate("abcdef")})
+    for record in moved:
+        record |= {"pair_id": f"{record['pair_id']}~paraphrase", "control": "paraphrase"}
+    for record in (*records, *moved):
+        record["measures"] = record["measures"] | {"kl_sampled_a": record["alpha"]}
+    figure = gallery.draw_attribute(run, [*records, *moved])
+    assert len(figure.axes[0].containers) == 2
+    assert "not shown to grow more than under A's paraphrase" in figure.subfigs[0].get_suptitle()
+
+
+def test_without_a_declared_attribute_the_figure_says_how_to_declare_one():
+    run, records = make_sweep(VALUES)
+    figure = gallery.draw_attribute(run, [r | {"attribute": ""} for r in records])
+    assert not figure.axes
+    assert "column “attribute”" in figure.subfigs[0].texts[-1].get_text()
+
+
+def test_an_interval_that_goes_on_beyond_the_frame_ends_in_an_arrowhead():
+    axes = Figure().subplots()
+    estimates = [intervals.Estimate(1.0, -9.0, 9.0, 2), intervals.Estimate(2.0, 1.0, 5.0, 9)]
+    doses.draw_forest(axes, [("wide", estimates[0]), ("narrow", estimates[1])])
+    heads = [line.get_marker() for line in axes.lines if line.get_marker() in ("<", ">")]
+    assert heads == ["<", ">"]
+    low, high = axes.get_xlim()
+    assert -9 < low < 0 and 5 < high < 9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from logit_amplification.logits.measures import measure_text
 from logit_amplification.logits.vocabulary import ATTRIBUTES, PER_TOKEN
+from logit_amplification.reports.figures import gallery
 
 TEXT_MEASURES = ("log_ratio_a_b", "posterior_a", "nll_p", "log_ratio_a_p", "kl_sampled_a")
 SHOWN = {*ATTRIBUTES, "declared"} - {"refusal", "words", "language"}
@@ -68,11 +69,4 @@ def make_sweep(values, *, alphas=(0.0, 1.0), measure="nll_a", arm="full"):
     return RUN | {"pairs": pairs}, records
 
 
-FIGURES = {
-    f"{name}.{kind}"
-    for name in (
-        *("response_length_analysis", "logits_analysis", "dose_response", "text_by_alpha"),
-        *("arms", "outcomes", "behaviour_coherence"),
-    )
-    for kind in ("png", "svg")
-}
+FIGURES = {f"{name}.{kind}" for name in gallery.FIGURES for kind in ("png", "svg")}

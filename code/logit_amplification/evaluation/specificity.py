@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy
 import pandas
 
-from ..statistics.intervals import Estimate, holm, interval, sign_flip
+from ..statistics.intervals import LEVEL, Estimate, holm, interval, sign_flip
 from .matching import at_distance, dose
-from .stats import treatment
+from .stats import common_draws, treatment
 
 PAIR = "pair"
 CONTROLS = ("paraphrase", "shuffled", "random_direction")
@@ -39,22 +39,52 @@ class Comparison(NamedTuple):
     difference: Estimate
     p: float
 
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether interval and corrected test both show that the pairs change by more."""
+        return is_more(self.difference, self.p)
 
-def contrasts(frame: pandas.DataFrame) -> pandas.DataFrame:
-    """Return the generations that take part, with `kind` and `z`; `frame` is of a whole study.
 
-    Only the first draw of each pair, because the controls have one. z: the declared attribute in
-    units of its standard deviation over unamplified texts (A's and B's own: alpha 0 and -1 of
-    `full`), so that attributes with different units can be averaged. An attribute that does not
-    vary in these texts, such as refusals of a model that never refuses, has no unit and is left
-    out.
+def is_more(found: Estimate, p: float) -> bool:
+    """Whether an interval and a corrected test both show a difference above zero."""
+    return found.lower > 0 and p < 1 - LEVEL
+
+
+def by_kind(frame: pandas.DataFrame, arm: str = "full") -> pandas.DataFrame:
+    """Return the generations whose pair declares an attribute, with `kind` and `measure`.
+
+    frame: of all arms. arm: that of the pairs and of their derived controls.
     """
-    full = frame[frame["arm"] == "full"]
-    kinds = {PAIR: treatment(full)} | {name: treatment(full, name) for name in CONTROLS[:2]}
+    if "declared" not in frame:  # no generation, or a run of before there were attributes
+        frame = frame.assign(declared=numpy.nan)
+    of_arm = frame[frame["arm"] == arm]
+    kinds = {PAIR: treatment(of_arm)} | {name: treatment(of_arm, name) for name in CONTROLS[:2]}
     kinds |= {CONTROLS[2]: treatment(frame[frame["arm"] == CONTROLS[2]])}
     found = pandas.concat([rows.assign(kind=kind) for kind, rows in kinds.items()])
     found = found[(found["attribute"] != "") & found["declared"].notna()]
-    found = found.assign(measure=found["attribute"].str.extract(r"^[+-](\w+)")[0])
+    return found.assign(measure=found["attribute"].str.extract(r"^[+-](\w+)")[0])
+
+
+def directions(cells: pandas.DataFrame, alpha: float) -> pandas.Series:
+    """Return, per family, 1 where the declared attribute is above alpha 0's, -1 where below, or 0.
+
+    Over the draws that both alphas have. cells: of one kind of contrast.
+    """
+    ends = (cells[cells["alpha"] == one] for one in (alpha, 0.0))
+    both = common_draws(*ends, "declared")
+    return numpy.sign(both["one"] - both["other"])
+
+
+def contrasts(frame: pandas.DataFrame, arm: str = "full") -> pandas.DataFrame:
+    """Return the generations that are compared: those of `by_kind` with `z`.
+
+    Only the first draw of each pair, because the controls of the study have one. z: the declared
+    attribute in units of its standard deviation over unamplified texts (A's and B's own: alpha 0
+    and -1 of that arm), so that attributes with different units can be averaged. An attribute that
+    does not vary in these texts, such as refusals of a model that never refuses, has no unit and is
+    left out.
+    """
+    found = by_kind(frame, arm)
     own = found[(found["kind"] == PAIR) & found["alpha"].isin([0, -1])]
     raw = own["declared"] * own["attribute"].str[0].map({"+": 1, "-": -1})
     scale = raw.groupby(own["measure"]).std().replace(0, numpy.nan)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy
 import pandas
 
-from ..evaluation import stats
+from ..evaluation import specificity, stats
 from ..locations import DEMO
 from ..logits.vocabulary import ALPHA_ALONE, MEASURES
 from ..records.files import Record, write_atomically, write_report
@@ -26,6 +26,7 @@ from ..statistics.wording import (
     format_change,
     format_estimate,
     format_p_value,
+    format_test,
     power_sentence,
 )
 
@@ -122,6 +123,7 @@ def findings(run: dict[str, Any], records: Sequence[Record]) -> list[str]:
         *_too_few(stats.treatment(frame)["family"].nunique()),
         *coherence_points(first),
         *contrast_points(first),
+        *attribute_points(frame, arm),
         *arm_points(frame, arm),
         "NOT measured: whether an answer is right or useful; anything about other models, prompts "
         "and sampling than these.",
@@ -207,23 +209,33 @@ def contrast_points(frame: pandas.DataFrame) -> list[str]:
             lines = [format_change(row), *control_lines(frame, name, largest)]
             what = f"{MEASURES[name].label} at alpha {largest:g}"
             told.append(f"{sentence}: {what}, {'; '.join(lines)}.")
-    return told + _attribute_points(frame, largest)
+    return told
 
 
-def _attribute_points(frame: pandas.DataFrame, alpha: float) -> list[str]:
-    """Tell in how many families the declared attribute rises: their units differ."""
-    if "declared" not in frame:
+def attribute_points(frame: pandas.DataFrame, arm: str) -> list[str]:
+    """Tell in how many families the declared attribute rises, and whether beyond the controls."""
+    cells = stats.treatment(frame[frame["arm"] == arm])
+    alpha = cells["alpha"].max()
+    if "declared" not in cells or alpha <= 0:
         return []
-    cells = stats.treatment(frame)
-    ends = (cells[cells["alpha"] == one] for one in (alpha, 0.0))
-    both = stats.common_draws(*ends, "declared")
-    change = both["one"] - both["other"]
+    change = specificity.directions(cells, alpha)
+    if change.empty:
+        return []
     up, down = int((change > 0).sum()), int((change < 0).sum())
-    return [
+    told = [
         f"The attribute that each pair declares rises in {up} families, falls in {down} and stays "
         f"in {len(change) - up - down}, at alpha {alpha:g}; sign-flip test of the signs: "
-        f"{format_p_value(intervals.sign_flip(numpy.sign(change)))}."
-    ] * bool(len(change))
+        f"{format_p_value(intervals.sign_flip(change))}."
+    ]
+    compared = specificity.compare(
+        specificity.contrasts(frame, arm), [specificity.PRIMARY_DISTANCE]
+    )
+    told += [
+        f"Its change {c.distance:g} nats beyond alpha 0, in standard deviations, minus that of the "
+        f"control {c.control} at the same distance: {format_test(c.difference, c.p)}."
+        for c in compared
+    ]
+    return told
 
 
 def arm_points(frame: pandas.DataFrame, base: str) -> list[str]:

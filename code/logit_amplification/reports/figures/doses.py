@@ -16,10 +16,12 @@ from matplotlib.lines import Line2D
 from ...evaluation import stats
 from ...logits.vocabulary import MEASURES
 from ...records.files import Record
+from ...statistics import intervals
 from . import findings
 from .style import MEAN, NULL, PALE, STYLE, SUBDUED, canvas, legend_below, possible
 
 NAMED = 3  # pairs that stand furthest from the others, written beside their lines
+NAMES_WIDTH = 0.55  # of the room to the right of the lines, in widths of all lines
 
 
 def draw_dose_response(run: dict[str, Any], records: Sequence[Record]) -> Figure:
@@ -102,8 +104,6 @@ def _dose_panel(
     null = stats.by_pair(frame[frame["control"] == "null"], name)
     if pairs:
         axes.plot(table.columns, table.T, color=PALE, linewidth=0.8, zorder=1)
-    if names and table.shape[1] > 1:
-        _name_furthest(axes, table)
     if len(table):
         mean = possible(stats.dose(frame, name), name)
         band = {"color": MEAN, "alpha": 0.22, "linewidth": 0, "zorder": 2}
@@ -113,13 +113,17 @@ def _dose_panel(
         axes.plot(null.columns, null.T, color=NULL, linewidth=1.6, linestyle="--", zorder=3)
     axes.set_xlabel("alpha")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
+    if names and table.shape[1] > 1:
+        _name_furthest(axes, table)
 
 
 def _name_furthest(axes: Axes, table: pandas.DataFrame) -> None:
-    """Write the names of the lines that end furthest from the median, without overlap."""
+    """Name the lines that end furthest from the median, to the right of all lines."""
     ends = table.iloc[:, -1].dropna()
     away = (ends - ends.median()).abs().sort_values(ascending=False)
     shown = ends[away.index[: NAMED * (len(ends) > NAMED)]].sort_values()
+    if shown.empty:
+        return
     low, high = float(table.min().min()), float(table.max().max())
     least, last = 0.06 * (high - low), -numpy.inf
     for pair_id, value in shown.items():
@@ -129,11 +133,14 @@ def _name_furthest(axes: Axes, table: pandas.DataFrame) -> None:
             str(pair_id),
             (table.columns[-1], last),
             textcoords="offset points",
-            xytext=(-4, 3),
-            ha="right",
+            xytext=(5, 0),
+            va="center",
             size=8.5,
             color=SUBDUED,
         )
+    first, largest = table.columns[0], table.columns[-1]
+    axes.set_xticks([tick for tick in axes.get_xticks() if first <= tick <= largest])
+    axes.set_xlim(first - 0.05 * (largest - first), largest + NAMES_WIDTH * (largest - first))
 
 
 def _survival_panel(axes: Axes, frame: pandas.DataFrame, limit: int) -> list[Line2D]:
@@ -163,38 +170,45 @@ def _survival_panel(axes: Axes, frame: pandas.DataFrame, limit: int) -> list[Lin
 def _category_panel(
     axes: Axes, frame: pandas.DataFrame, name: str, most: float = numpy.inf
 ) -> None:
-    """The change from alpha 0 to the largest alpha in each category, with 95 % intervals.
-
-    most: the largest change that there can be, where the axis ends.
-    """
+    """The change from alpha 0 to the largest alpha in each category; most: as in `draw_forest`."""
     shown = stats.treatment(stats.without_b(frame))
     largest = shown["alpha"].max()
     rows = []
     for category, group in shown.groupby("category", sort=False):
         table = stats.paired_difference(group, name)
         if largest in table.index and largest > 0 and table.loc[largest, "n"] > 0:
-            rows.append((f"{category} ({group['family'].nunique()})", table.loc[largest]))
-    for place, (_, row) in enumerate(reversed(rows)):
-        axes.plot([row["mean"]], [place], marker="o", color=MEAN, linestyle="none")
-        axes.plot([row["lower"], row["upper"]], [place, place], color=MEAN, linewidth=1.4)
-    axes.axvline(0, color=NULL, linewidth=1.2, linestyle="--")
-    axes.set_yticks(range(len(rows)), [label for label, _ in reversed(rows)])
+            found = intervals.Estimate(*(table.loc[largest, part] for part in stats.COLUMNS))
+            rows.append((f"{category} ({group['family'].nunique()})", found))
+    draw_forest(axes, rows, most)
     axes.set(
         xlabel=f"change at alpha {largest:g}, {MEASURES[name].label}", ylabel="category (families)"
     )
-    if rows:
-        _limit_to(axes, rows, most)
 
 
-def _limit_to(axes: Axes, rows: Sequence[tuple[str, pandas.Series]], most: float) -> None:
-    """Show all means; cut intervals that reach beyond three times the largest of them."""
-    means = numpy.array([row["mean"] for _, row in rows])
+def draw_forest(
+    axes: Axes, rows: Sequence[tuple[str, intervals.Estimate]], most: float = numpy.inf
+) -> None:
+    """Draw a row per estimate, the first on top: a point, and its 95 % interval as a line.
+
+    The axis shows all points, and intervals up to three times the furthest of them; an arrowhead
+    is where an interval goes on. most: the largest change that there can be.
+    """
+    means = numpy.array([found.mean for _, found in rows] or [0.0])
     reach = min(most, max(float(numpy.abs(means).max()), 1e-9) * 3)
-    bounds = [row[part] for _, row in rows for part in ("lower", "upper")]
-    inside = [value for value in bounds if abs(value) <= reach]
-    low, high = min([*means, *inside, 0.0]), max([*means, *inside, 0.0])
+    bounds = [bound for _, found in rows for bound in (found.lower, found.upper)]
+    shown = [*means, 0.0, *numpy.clip([b for b in bounds if not numpy.isnan(b)], -reach, reach)]
+    low, high = min(shown), max(shown)
     margin = 0.06 * ((high - low) or 1.0)
     axes.set_xlim(low - margin, high + margin)
+    for place, (_, found) in enumerate(reversed(rows)):
+        axes.plot([found.mean], [place], marker="o", color=MEAN, linestyle="none")
+        ends = numpy.clip([found.lower, found.upper], low, high)
+        axes.plot(ends, [place, place], color=MEAN, linewidth=1.4)
+        for bound, end, head in zip(found[1:3], ends, "<>", strict=True):
+            if bound != end and not numpy.isnan(bound):
+                axes.plot([end], [place], marker=head, color=MEAN, markersize=5)
+    axes.axvline(0, color=NULL, linewidth=1.2, linestyle="--")
+    axes.set_yticks(range(len(rows)), [label for label, _ in reversed(rows)])
 
 
 def _dose_handles(frame: pandas.DataFrame, *, pairs: bool = True) -> list[Any]:

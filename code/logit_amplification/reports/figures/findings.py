@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas
 
-from ...evaluation import calibration, stats
+from ...evaluation import calibration, specificity, stats
 from ...logits.vocabulary import MEASURES
 from ...statistics import correction, intervals
 from ...statistics.wording import against_margin, contains_zero, format_interval
@@ -36,6 +36,43 @@ def _called(name: str) -> str:
         "logit_std": "the spread of the amplified logits",
     }
     return names.get(name, f"the {MEASURES[name].short}")
+
+
+def attribute(frame: pandas.DataFrame, arm: str = "full") -> str:
+    """Say under which controls the declared attribute grows less, or how often it rises.
+
+    frame: of all arms.
+    """
+    rows = specificity.by_kind(frame, arm)
+    own = rows[rows["kind"] == specificity.PAIR]
+    largest = own["alpha"].max()
+    found = specificity.directions(own, largest)
+    if found.empty or largest <= 0:
+        return "The declared attribute"
+    if len(found) < intervals.FEWEST_UNITS:
+        return "The declared attribute: too few pairs to conclude anything"
+    compared = specificity.compare(
+        specificity.contrasts(frame, arm), [specificity.PRIMARY_DISTANCE]
+    )
+    if not compared:
+        up, down = (found > 0).sum(), (found < 0).sum()
+        told = f"The declared attribute rises in {up} families and falls in {down}"
+        shown = intervals.sign_flip(found) < 1 - intervals.LEVEL
+        return f"{told} at alpha {largest:g}" + ": no change is shown" * (not shown)
+    won = [c.control for c in compared if c.is_exceeded]
+    lost = [c.control for c in compared if not c.is_exceeded]
+    if not won:
+        return f"The declared attribute is not shown to grow more than under {_listed(lost)}"
+    told = f"The declared attribute grows more than under {_listed(won)}"
+    return f"{told}; not shown for {_listed(lost)}" if lost else told
+
+
+def _listed(controls: list[str]) -> str:
+    """Controls as a list in a sentence."""
+    names = {"paraphrase": "A's paraphrase", "shuffled": "other pairs' B"}
+    names |= {"random_direction": "a random direction"}
+    *others, last = (names[control] for control in controls)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def likelihood(frame: pandas.DataFrame) -> str:

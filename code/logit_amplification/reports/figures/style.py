@@ -79,11 +79,16 @@ def canvas(
     """A figure with a title above the panels and, below them, a strip for legend and footnote."""
     figure = Figure(figsize=size)
     canvas, strip = figure.subfigures(2, 1, height_ratios=(size[1] - 0.95, 0.95))
-    wrapped = "\n".join(textwrap.wrap(title, int(9 * size[0])))
-    canvas.suptitle(wrapped, x=0.01, ha="left", weight="bold")
+    set_title(canvas, title, size[0])
     note = "\n".join(textwrap.wrap(run_in_words(run, records), int(12.5 * size[0])))
     strip.text(0.01, 0.02, note, size=8.5, color=SUBDUED, va="bottom")
     return figure, canvas
+
+
+def set_title(figure: Figure | SubFigure, text: str, width: float) -> None:
+    """Put a title above all panels, in lines that fit the width in inches."""
+    wrapped = textwrap.fill(text, int(8 * width))
+    figure.suptitle(wrapped, x=0.01, ha="left", weight="bold")
 
 
 def possible(table: pandas.DataFrame, name: str) -> pandas.DataFrame:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas
 
-from ..evaluation import outcomes, specificity, stats
-from ..statistics import intervals
-from ..statistics.wording import against_margin, format_change, format_interval, format_test
-from .study_tables import (
+from ...evaluation import outcomes, specificity, stats
+from ...statistics import intervals
+from ...statistics.wording import against_margin, format_change, format_interval, format_test
+from .tables import (
     BASE,
     DISTANCES,
     LIMITS,

@@ -1,6 +1,6 @@
 """Write docs/RESULTS_ANALYSIS.md from the tables of the study.
 
-Prose and layout are in the template `study_document.md.j2`; the numbers come from `study_tables`.
+Prose and layout are in the template `document.md.j2`; the numbers come from `tables`.
 Every sentence about an effect gives n, an interval, and the arm or control concerned. Different
 data produce different sentences. This module does not import torch.
 """
@@ -16,10 +16,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..evaluation import outcomes, specificity, stats
-from ..evaluation.calibration import error_rates
-from ..statistics import intervals
-from ..statistics.wording import (
+from ...evaluation import outcomes, specificity, stats
+from ...evaluation.calibration import error_rates
+from ...statistics import intervals
+from ...statistics.wording import (
     against_margin,
     format_change,
     format_estimate,
@@ -27,8 +27,8 @@ from ..statistics.wording import (
     format_test,
     power_sentence,
 )
-from . import study_cells, study_tables
-from .study_tables import Study
+from . import cells, tables
+from .tables import Study
 
 TEMPLATE = Path(__file__).with_suffix(".md.j2")
 WIDTH = 110
@@ -38,8 +38,8 @@ POINT = re.compile(r"(?:\*|\d+\.) ")  # the beginning of a list item
 
 def write_document(study: Study) -> str:
     """Return the text of docs/RESULTS_ANALYSIS.md."""
-    given = {"study": study, "tables": study_tables, "stats": stats, "outcomes": outcomes}
-    given |= {"specificity": specificity, "intervals": intervals, "cells": study_cells}
+    given = {"study": study, "tables": tables, "stats": stats, "outcomes": outcomes}
+    given |= {"specificity": specificity, "intervals": intervals, "cells": cells}
     functions = {f.__name__: f for f in (error_rates, power_sentence)}
     text = _environment().get_template(TEMPLATE.name).render(given | functions)
     return "\n".join(_wrapped(text)) + "\n"

@@ -3,95 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
 import numpy
+import pandas
 from matplotlib.figure import Figure
 
-from ...evaluation import matching, outcomes, specificity, stats
-from ...statistics import intervals
-from .. import study_tables
+from ...evaluation import outcomes, specificity, stats
+from ...statistics.intervals import interval
+from ..figures import findings
+from ..figures.attribute import draw_distances
+from ..figures.style import COLOURS, MARKERS, STYLE, SUBDUED, set_title
 from ..report import model_in_words
-from ..study_tables import Study
-from .style import COLOURS, MARKERS, STYLE, SUBDUED
+from . import tables
+from .tables import Study
 
 PANELS = (
     ("paraphrase", "shuffled"),
     ("random_direction",),
 )
-FURTHEST = 2.0  # nats: beyond, hardly an answer is coherent
-NAMES = {
-    "pair": "A against B",
-    "paraphrase": "A against its paraphrase",
-    "shuffled": "A against another pair's B",
-    "random_direction": "A in a random direction",
-}
-
-
-# By the study's verdict; other words mean that it is not shown.
-NOT_SHOWN = "The declared attribute is not shown to grow more than under the controls"
-GROWS = {
-    "specific": "The declared attribute grows more than under every control",
-    "partly specific": "The declared attribute grows more than under some controls, but not all",
-    "not compared": "The declared attribute, with no control at the same distance from A",
-}
 
 
 def draw_specificity(study: Study) -> Figure:
     """The declared attribute against the distance from A: the pairs, and the controls."""
     rows = study.contrasts
-    word = study_tables.verdict(study)
     with matplotlib.rc_context(STYLE):
         families = rows["family"].nunique()
         note = f"95 % intervals, {families} families"
-        figure = _figure((11, 5.2), GROWS.get(word, NOT_SHOWN), study, note)
+        figure = _figure((11, 5.2), findings.attribute(study.generations), study, note)
         for axes, controls in zip(figure.subplots(1, 2, sharey=True), PANELS, strict=True):
-            for kind in (specificity.PAIR, *controls):
-                if (rows["kind"] == kind).any():
-                    _path(axes, rows[rows["kind"] == kind], kind)
-            axes.axhline(0, color="#7F7F7F", linewidth=0.8)
+            handles = draw_distances(axes, rows, (specificity.PAIR, *controls), _change, interval)
             axes.set(
-                xlabel="KL(sampled ‖ A) beyond alpha 0, nats per token",
-                ylabel="change of the declared attribute, SD",
                 title=f"Against {' and '.join(name.replace('_', ' ') for name in controls)}",
+                ylabel="change of the declared attribute, SD",
             )
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+            place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
+            axes.legend(handles=handles, ncols=2, **place)
     return figure
 
 
-def _path(axes: Any, cells: Any, kind: str) -> None:
-    """A kind of contrast: a point per alpha with its 95 % interval, from alpha 0 on."""
-    place = list(NAMES).index(kind)
-    far = matching.dose(cells)
-    far = far[far - far.iloc[0] <= FURTHEST]
+def _change(cells: pandas.DataFrame, alpha: float) -> pandas.Series:
     table = stats.by_family_and_alpha(cells, "z")
-    found = [intervals.interval(table[alpha] - table[0.0]) for alpha in far.index]
-    mean = numpy.array([one.mean for one in found])
-    reach = [mean - [one.lower for one in found], [one.upper for one in found] - mean]
-    axes.errorbar(
-        far.to_numpy() - far.iloc[0],
-        mean,
-        yerr=numpy.nan_to_num(numpy.abs(reach)),
-        color=COLOURS[place],
-        marker=MARKERS[place],
-        capsize=2,
-        label=NAMES[kind],
-    )
+    return table[alpha] - table[0.0]
 
 
 def draw_sensitivity(study: Study, arms: Sequence[str], alpha: float) -> Figure:
     """The share of incoherent answers at one alpha against the limit of the excess NLL."""
     limits = numpy.linspace(0.5, 4, 36)
-    frame = study_tables.shared_draws(study, [study_tables.BASE, *arms])
+    frame = tables.shared_draws(study, [tables.BASE, *arms])
     with matplotlib.rc_context(STYLE):
         figure = _figure((9, 5), "", study, "means over families")
         axes = figure.subplots()
-        for place, arm in enumerate((study_tables.BASE, *arms)):
+        for place, arm in enumerate((tables.BASE, *arms)):
             cells = frame[(frame["arm"] == arm) & (frame["alpha"] == alpha)]
             otherwise = cells["evidence"].str.contains("repeated|non-words|no text")
             otherwise &= cells["outcome"] == "incoherent"
-            excess = study_tables.excess(study, cells)
+            excess = tables.excess(study, cells)
             shares = [
                 stats.by_family(cells.assign(x=(otherwise | (excess > limit)) * 1.0), "x").mean()
                 for limit in limits
@@ -100,7 +67,8 @@ def draw_sensitivity(study: Study, arms: Sequence[str], alpha: float) -> Figure:
             if place == 0:
                 ends = f"{shares[0]:.0%} at {limits[0]:g} nats, {shares[-1]:.0%} at {limits[-1]:g}"
                 of_what = f"({arm}, alpha {alpha:g})"
-                _title(figure, f"The limit decides how many are incoherent: {ends} {of_what}")
+                told = f"The limit decides how many are incoherent: {ends} {of_what}"
+                set_title(figure, told, 9)
         axes.axvline(outcomes.EXCESS_LIMIT, color="#7F7F7F", linestyle=":", linewidth=1)
         axes.annotate("the limit set", (outcomes.EXCESS_LIMIT, 0.98), ha="left", va="top")
         axes.set(
@@ -114,11 +82,11 @@ def draw_sensitivity(study: Study, arms: Sequence[str], alpha: float) -> Figure:
 
 def draw_law(study: Study) -> Figure:
     """The NLL under A by fill, against alpha and against gap x alpha."""
-    found = study_tables.law(study)
+    found = tables.law(study)
     found = found[(found["k"] == 20) & (found["gap"] >= 0)]
     names = list(found.groupby("arm")["gap"].first().sort_values().index)
     with matplotlib.rc_context(STYLE):
-        told = study_tables.law_correlations(study)
+        told = tables.law_correlations(study)
         title = (
             f"Gap x alpha orders how unlikely text becomes: rank correlation "
             f"{told['gap_alpha']:.2f}, alpha alone {told['alpha']:.2f}"
@@ -151,12 +119,8 @@ def draw_law(study: Study) -> Figure:
 
 def _figure(size: tuple[float, float], title: str, study: Study, note: str) -> Figure:
     figure = Figure(figsize=size)
-    _title(figure, title)
+    set_title(figure, title, size[0])
     told = f"{model_in_words(study.run)}; {note}"
     figure.text(0.01, 0.005, told, size=8.5, color=SUBDUED)
     figure.get_layout_engine().set(rect=(0, 0.035, 1, 0.965))
     return figure
-
-
-def _title(figure: Figure, text: str) -> None:
-    figure.suptitle(text, x=0.01, ha="left", weight="bold")

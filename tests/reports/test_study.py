@@ -12,8 +12,9 @@ from logit_amplification.evaluation import stats
 from logit_amplification.evaluation.calibration import read_labelled
 from logit_amplification.locations import ROOT
 from logit_amplification.prompts.files import read_pairs
-from logit_amplification.reports import study_document, study_tables
-from logit_amplification.reports.figures import study_figures
+from logit_amplification.reports.study import document as study_document
+from logit_amplification.reports.study import figures as study_figures
+from logit_amplification.reports.study import tables as study_tables
 from logit_amplification.statistics import intervals, wording
 
 FOLDER = ROOT / "data" / "study"

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import pandas
 from scipy import stats as scipy_stats
 
-from ..errors import BadInput
-from ..evaluation import matching, outcomes, specificity, stats
-from ..evaluation.calibration import AMPLIFIED
-from ..logits.vocabulary import FIXED_FILLS, GAPS, MEASURES
-from ..statistics import correction, intervals
-from ..statistics.intervals import Estimate
-from ..statistics.wording import against_margin, contains_zero, format_test
+from ...errors import BadInput
+from ...evaluation import matching, outcomes, specificity, stats
+from ...evaluation.calibration import AMPLIFIED
+from ...logits.vocabulary import FIXED_FILLS, GAPS, MEASURES
+from ...statistics import correction, intervals
+from ...statistics.intervals import Estimate
+from ...statistics.wording import against_margin, contains_zero, format_test
 
 TABLES = ("generations", "calibration", "readings", "alpha_profiles", "alpha_at_distance", "lists")
 TARGETS = (0.5, 1.0, 2.0)  # nats of KL(amplified || A)
@@ -193,15 +193,10 @@ def primary(study: Study) -> list[specificity.Comparison]:
     return [c for c in study.comparisons if c.distance == specificity.PRIMARY_DISTANCE]
 
 
-def is_more(found: Estimate, p: float) -> bool:
-    """Whether an interval and a corrected test both show a difference above zero."""
-    return found.lower > 0 and p < 1 - intervals.LEVEL
-
-
 def verdict(study: Study) -> str:
     """Whether what grows is the contrast: specific, partly, or unspecific; or too far to say."""
     at = primary(study)
-    won = [c for c in at if is_more(c.difference, c.p)]
+    won = [c for c in at if c.is_exceeded]
     if not at:
         return "not compared"
     grows = at[0].pair.lower > 0
@@ -222,8 +217,8 @@ def disagreements(study: Study) -> tuple[list[str], list[str]]:
     First those for which only the mixed model shows more growth in the pairs, then those for which
     only the primary comparison does. A control that one of the two lacks is left out.
     """
-    compared = {c.control: is_more(c.difference, c.p) for c in primary(study)}
-    modelled = {s.control: is_more(s.slope, s.p) for s in study.slopes}
+    compared = {c.control: c.is_exceeded for c in primary(study)}
+    modelled = {s.control: specificity.is_more(s.slope, s.p) for s in study.slopes}
     both = [control for control in modelled if control in compared]
     only_modelled = [name for name in both if modelled[name] and not compared[name]]
     return only_modelled, [name for name in both if compared[name] and not modelled[name]]
