@@ -2,7 +2,8 @@
 # make lab          install what is missing, open the notebook in JupyterLab with the demo model
 # make explore      serve the explorer as a page of its own, on the demo model
 # make mistral      check this machine, download Mistral 7B, sweep it, draw the figures; start it
-#                   again to go on. Its precision is the recommended one, or make mistral QUANTIZATION=8bit
+#                   again to go on. The first time it writes the recommended precision into .env,
+#                   unless one is set there, or given: make mistral QUANTIZATION=8bit
 # make docs         build the documentation as a site: .cache/docs/index.html
 # make test         install what is missing, run the tests
 # make notebook     execute the committed notebooks in place
@@ -58,16 +59,18 @@ CULLED := --MappingKernelManager.cull_interval=60 --MappingKernelManager.cull_id
 explore: .venv/installed
 	MODEL=demo QUANTIZATION=none $(RUN) -m voila docs/notebooks/explorer.ipynb $(CULLED)
 
-mistral: export MODEL ?= mistralai/Mistral-7B-Instruct-v0.2
+# What is given to make in front of it, such as QUANTIZATION=8bit, reaches every step; so does .env.
+GIVEN := $(foreach name,MODEL QUANTIZATION PROMPTS DATA_DIR,$(if $($(name)),$(name)=$($(name)) ))
+
 mistral: .venv/installed
-	$(RUN) code/check_mistral_readiness.py
-	$(RUN) code/download_mistral_model.py
-	env $(if $(QUANTIZATION),QUANTIZATION=$(QUANTIZATION),$$($(RUN) code/check_mistral_readiness.py --settings)) \
-		$(RUN) code/logit_diff_mistral.py
+	$(RUN) code/check_mistral_readiness.py --save
+	$(RUN) code/download_mistral_model.py --fetch-only
+	$(RUN) code/logit_diff_mistral.py
 	@echo
 	@echo "Next:"
 	@echo "  open visualizations/index.html             the figures of this run"
-	@echo "  .venv/bin/python -m jupyter lab            the notebook, on Mistral"
+	@echo "  $(GIVEN).venv/bin/python -m jupyter lab    the notebook, on the same model"
+	@echo "  docs/MISTRAL.md                            single alphas, more pairs, other models"
 
 docs: .venv/installed-dev
 	$(RUN) code/write_docs.py --check
@@ -96,7 +99,7 @@ vllm: .venv-vllm/installed
 	else \
 		.venv-vllm/bin/python -m pip install --no-deps --require-hashes --requirement $< && \
 		{ .venv-vllm/bin/python -m pip install $(TORCH)+cpu || .venv-vllm/bin/python -m pip install \
-			--index-url https://download.pytorch.org/whl/cpu $(TORCH)+cpu; }; \
+			--index-url $(CPU_INDEX) $(TORCH)+cpu; }; \
 	fi
 	@touch $@
 
@@ -132,10 +135,19 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 
+# On Linux pip would take the CUDA build. An installed torch of this version is kept, whatever its build.
+HAS_TORCH := import importlib.metadata as m; assert 'torch==' + m.version('torch').split('+')[0] == '$(TORCH)'
+export HAS_TORCH
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+ifeq ($(shell uname -s)$(shell command -v nvidia-smi),Linux)
+CPU_BUILD := || $(RUN) -m pip install --quiet $(TORCH)+cpu 2>/dev/null \
+	|| $(RUN) -m pip install --index-url $(CPU_INDEX) $(TORCH)+cpu
+endif
+
 .venv/installed: requirements.lock | .venv/bin/python
 	@echo "Installing the packages of $< and $(TORCH): about 200 MB, and 200 MB (CPU) to 3 GB (CUDA) for torch"
 	$(RUN) -m pip install --no-deps --require-hashes --requirement $<
-	$(RUN) -m pip install $(TORCH)
+	$(RUN) -c "$$HAS_TORCH" 2>/dev/null $(CPU_BUILD) || $(RUN) -m pip install $(TORCH)
 	@$(RUN) -c "$$ADD_CODE"
 	@touch $@
 

@@ -14,16 +14,21 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
-from pydantic import Field
-from pydantic_settings import CliImplicitFlag
-
-from logit_amplification.errors import BadInput, exit_code
+from logit_amplification.errors import BadInput, exit_code, not_installed
 from logit_amplification.locations import DEMO
-from logit_amplification.models import hub
 from logit_amplification.models.local import DEMO_INSTALL, DEMO_PACKAGE
 from logit_amplification.readiness import advice, checks, precision
-from logit_amplification.settings import Settings, load_settings, shown_path
+
+try:
+    from pydantic import Field
+    from pydantic_settings import CliImplicitFlag
+
+    from logit_amplification.models import hub
+    from logit_amplification.settings import Settings, load_settings, shown_path
+except ModuleNotFoundError as error:
+    sys.exit(not_installed(error))
 
 TRIAL_TOKENS, TRIAL_ALPHAS = 20, (0.0, 1.0)
 
@@ -40,7 +45,10 @@ class Command(Settings):
 
 def main(flags: list[str]) -> int:
     """Run with these flags; return the exit code."""
-    kept = "Finished files are kept; the same command fetches the rest."
+    kept = (
+        "Finished files are kept; the same command fetches the rest, "
+        "and an unfinished file from its beginning."
+    )
     return exit_code(lambda: run(load_settings(Command, flags=flags)), kept)
 
 
@@ -87,13 +95,23 @@ def fetch_demo() -> None:
 
 def fetch_and_verify(command: Command) -> None:
     """Download the missing files of a model, and check every file against the hub's hash."""
+    if (folder := Path(command.model).expanduser()).is_dir():
+        hub.refuse_faults(command.model, folder)
+        print(f"{command.model} is a folder on this machine; its files are complete")
+        return
     folder = hub.fetch(command.model, command.revision)
     if hub.offline():
         hub.refuse_faults(command.model, folder)
         print(f"In {folder}; HF_HUB_OFFLINE is set: sizes are checked, hashes are not")
         return
     print("Checking the hash of every file ...", flush=True)
-    if wrong := hub.verify(command.model, folder):
+    try:
+        wrong = hub.verify(command.model, folder)
+    except hub.Unreachable as error:
+        hub.refuse_faults(command.model, folder)
+        print(f"Sizes are checked, hashes are not: {error}")
+        return
+    if wrong:
         print(f"Damaged, fetching again: {', '.join(wrong)}", flush=True)
         folder = hub.fetch(command.model, command.revision)
         if wrong := hub.verify(command.model, folder):

@@ -16,12 +16,16 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-from pydantic import Field, field_validator
-from pydantic_settings import NoDecode
+from logit_amplification.errors import exit_code, not_installed
 
-from logit_amplification.errors import exit_code
-from logit_amplification.progress import only_first_speaks
-from logit_amplification.settings import Settings, load_settings, shown_path
+try:
+    from pydantic import Field, field_validator
+    from pydantic_settings import NoDecode
+
+    from logit_amplification.progress import only_first_speaks
+    from logit_amplification.settings import Settings, load_settings, shown_path
+except ModuleNotFoundError as error:
+    sys.exit(not_installed(error))
 
 
 class Command(Settings):

@@ -61,7 +61,9 @@ def write_again(settings: Settings, what: str, names: list[str]) -> None:
         raise BadInput(f"{what}: {len(names)} runs named; at most one is needed")
     # Figures alone need no write access to the data folder.
     refuse_unwritable(settings, OUTPUT_FOLDERS if what == "artifacts" else OUTPUT_FOLDERS[1:])
-    recalled = history.recall(settings.data_dir, names[0] if names else "")
+    name = names[0] if names else ""
+    print(history.describe(history.find_run(settings.data_dir, name)))
+    recalled = history.recall(settings.data_dir, name)
     save = save_artifacts if what == "artifacts" else save_all_figures
     print("Wrote", *map(shown_path, save(recalled, settings)), sep="\n  ")
 

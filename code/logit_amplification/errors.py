@@ -74,6 +74,11 @@ def exit_code(work: Callable[[], None], kept: str, *, several: bool = False) -> 
     return 0
 
 
+def not_installed(error: ModuleNotFoundError) -> str:
+    """Return the line for a script that was started with a Python that lacks the packages."""
+    return f"error: this Python has no {error.name}; run make demo, then use .venv/bin/python"
+
+
 _postponed: list[bool] = []  # one per active `sigterm_postponed`: whether SIGTERM has arrived
 
 

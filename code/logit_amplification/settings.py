@@ -327,6 +327,7 @@ def load_settings(
     Raises BadInput: one line with the setting, what was given, where, and what is allowed.
     """
     values = {name: value for name, value in values.items() if value is not None}
+    flags = None if flags is None else _joined(flags)
     _hand_hugging_face_its_variables()
     for name in kind.model_fields:
         if given_by_flag(name, flags or ()) == "":
@@ -340,6 +341,17 @@ def load_settings(
         raise BadInput(_worded_parser_error(kind, str(error))) from None
     except UnicodeDecodeError:
         raise BadInput(".env is not a UTF-8 text file") from None
+
+
+def _joined(flags: Sequence[str]) -> list[str]:
+    """Join `--alphas -1,0,1` to `--alphas=-1,0,1`: argparse takes `-1,0,1` for a flag."""
+    joined: list[str] = []
+    for part in flags:
+        if re.match(r"-[\d.]", part) and joined and re.fullmatch(r"--[a-z][a-z-]*", joined[-1]):
+            joined[-1] += f"={part}"
+        else:
+            joined.append(part)
+    return joined
 
 
 def flag_of(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -172,11 +173,12 @@ def test_a_connection_that_breaks_goes_on_where_it_broke(tmp_path):
 
 def test_a_connection_that_is_reset_is_tried_again(hub, tmp_path):
     name = "model-00001-of-00002.safetensors"
-    hub.drop_at = {name: [500_000, 900_000, 1_500_000]}
+    hub.drop_at = {name: [500_000, 900_000]}
     hub.reset = True
     code, told, complaints = download(hub, tmp_path)
     assert code == 0, complaints
-    assert told.count("The connection broke; resuming") == 3
+    waits = re.findall(r"The connection broke; trying again in (\d+) s", told)
+    assert waits == ["1", "2"]  # longer each time, as nothing has been written
     assert whole(hub, tmp_path)
     others = [path for path in fetched(hub) if path not in (name, "config.json")]
     assert len(others) == len(set(others))
@@ -271,17 +273,58 @@ def test_killed_at_random_bytes_it_always_completes_and_fetches_no_finished_file
     assert whole(hub, tmp_path)
 
 
-def test_ctrl_c_ends_it_with_a_sentence_and_keeps_what_is_finished(hub, tmp_path):
-    hub.delay = 0.002
+def test_ctrl_c_ends_it_at_once_and_keeps_what_is_finished(hub, tmp_path):
+    hub.delay = 0.05  # all of it would take minutes
     process = start(hub, tmp_path)
-    hub.at_byte = (2_000_000, lambda: process.send_signal(signal.SIGINT))
-    told, complaints = process.communicate(timeout=60)
+    asked = threading.Event()
+
+    def interrupt():
+        process.send_signal(signal.SIGINT)
+        asked.set()
+
+    hub.at_byte = (200_000, interrupt)
+    assert asked.wait(60)
+    told, complaints = process.communicate(timeout=10)
     assert process.returncode == 130, complaints
     assert "the same command fetches the rest" in told
     assert "Traceback" not in complaints
+    assert hub.sent < 2_000_000
     hub.behave()
     assert download(hub, tmp_path)[0] == 0
     assert whole(hub, tmp_path)
+
+
+def test_an_interruption_leaves_at_most_one_file_unfinished(hub, tmp_path):
+    process = start(hub, tmp_path)
+    hub.delay = 0.001
+    hub.at_byte = (2_000_000, process.kill)
+    process.communicate(timeout=60)
+    begun = fetched(hub)
+    assert len(begun) > 2
+    assert all((snapshot(hub, tmp_path) / name).exists() for name in begun[:-1])
+
+
+def test_a_hub_that_is_gone_afterwards_leaves_a_complete_model_usable(hub, tmp_path):
+    assert download(hub, tmp_path)[0] == 0
+    code, told, complaints = download(hub, tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    assert code == 0 and "Traceback" not in complaints
+    path = snapshot(hub, tmp_path) / "config.json"
+    path.resolve().touch()  # so that the hashes are asked for again
+    code, told, complaints = download(hub, tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    assert code == 0, complaints
+    assert "Sizes are checked, hashes are not" in told and "cannot reach" in told
+
+
+def test_a_folder_of_weights_needs_no_download(hub, tmp_path, folder):
+    command = [sys.executable, str(SCRIPT), "--model", str(folder), "--fetch-only"]
+    run = {"env": environment(hub, tmp_path), "capture_output": True, "text": True}
+    ended = subprocess.run(command, **run)
+    assert ended.returncode == 0 and "its files are complete" in ended.stdout, ended.stderr
+    assert not hub.requests
+    part = shutil.copytree(folder, tmp_path / "part")
+    (part / "model-00001-of-00002.safetensors").unlink()
+    ended = subprocess.run([*command[:3], str(part), "--fetch-only"], **run)
+    assert ended.returncode == 2 and "no model-00001-of-00002" in ended.stderr
 
 
 def test_two_downloads_at_once_do_not_disturb_each_other(hub, tmp_path):

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from command_line import python_of
 from local_hub import COMMIT, serving
+from logit_amplification.errors import BadInput
 from logit_amplification.locations import ROOT
-from logit_amplification.machine import hardware, sizes
+from logit_amplification.machine import devices, hardware, sizes
 from logit_amplification.models import local
-from logit_amplification.readiness import advice, checks
+from logit_amplification.readiness import advice, checks, choice
 from logit_amplification.settings import Settings, load_settings
 from mistral_files import save_mistral
 
@@ -24,8 +26,10 @@ SCRIPT = ROOT / "code" / "check_mistral_readiness.py"
 ITS_FILES = [SCRIPT] + [
     ROOT / "code" / "logit_amplification" / f"{name}.py"
     for name in (
-        *("__init__", "errors", "locations", "models/__init__"),
-        *("models/readiness", "models/hardware", "models/sizes", "models/local"),
+        *("__init__", "errors", "locations", "models/__init__", "models/local"),
+        *("machine/__init__", "machine/hardware", "machine/sizes"),
+        *("readiness/__init__", "readiness/advice", "readiness/checks", "readiness/choice"),
+        *("readiness/plan", "readiness/precision"),
     )
 ]
 GB = 10**9
@@ -66,6 +70,7 @@ def text(told, name):
 
 
 def test_an_old_python_can_read_it():
+    assert all(path.is_file() for path in ITS_FILES)
     vermin = str(Path(sys.executable).with_name("vermin"))
     ended = subprocess.run(
         [vermin, "-t=3.8-", "--no-tips", *map(str, ITS_FILES)], capture_output=True, text=True
@@ -96,7 +101,7 @@ def test_it_imports_nothing_that_must_be_installed():
     assert "pip install -r requirements.txt" in text(found, "packages")
     assert "FAIL" not in {check["level"] for check in found["checks"]}  # the machine can
     assert ended.returncode == 0 and found["ready"]
-    assert level(found, ".env") == "WARN"
+    assert level(found, "settings") == "WARN"
     assert len(found["options"]) >= 3
 
 
@@ -178,9 +183,9 @@ def test_nvidia_gpus_are_those_of_nvidia_smi(tmp_path, monkeypatch):
     program = tmp_path / "nvidia-smi"
     program.write_text(
         "#!/bin/sh\n"
-        "echo 'NVIDIA GeForce GTX 1080, 8192, 500, 6.1'\n"
-        "echo 'NVIDIA GeForce RTX 4070, 12282, 11800, 8.9'\n"
-        "echo 'NVIDIA Something, [N/A], [N/A], 9.0'\n"
+        "echo 'NVIDIA GeForce GTX 1080, 8192, 500, 6.1, 0, GPU-aa11'\n"
+        "echo 'NVIDIA GeForce RTX 4070, 12282, 11800, 8.9, 1, GPU-bb22'\n"
+        "echo 'NVIDIA Something, [N/A], [N/A], 9.0, 2, GPU-cc33'\n"
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
@@ -188,6 +193,9 @@ def test_nvidia_gpus_are_those_of_nvidia_smi(tmp_path, monkeypatch):
     assert (first.name, first.dtype) == ("NVIDIA GeForce RTX 4070", "bfloat16")
     assert first.memory == hardware.Memory(12282 * hardware.MIB, 11800 * hardware.MIB)
     assert (second.dtype, second.compute_capability) == ("float16", 6.1)
+    for visible, names in {"0": ["GTX 1080"], "GPU-bb": ["RTX 4070"], "": [], "-1": []}.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert [gpu.name.removeprefix("NVIDIA GeForce ") for gpu in hardware.gpus()] == names
 
 
 def test_amd_gpus_are_those_of_the_kernel(tmp_path):
@@ -248,10 +256,11 @@ def test_a_model_is_missing_then_whole_then_cut_short(server, tmp_path):
     part = snapshot / "model-00001-of-00002.safetensors"
     part.write_bytes(part.read_bytes()[:-1])
     code, told = report(*flags, **reached)
-    assert code == 1 and "is cut short" in text(told, "model")
+    assert code == 0 and "is cut short" in text(told, "model")  # the download mends it
     part.unlink()
     code, told = report(*flags, **reached)
-    assert code == 1 and f"no {part.name}" in text(told, "model")
+    assert code == 0 and f"not complete (no {part.name})" in text(told, "model")
+    assert f"download_mistral_model.py --model {server.model}" in text(told, "model")
 
 
 def test_the_token_is_asked_for_only_when_the_hub_wants_one_and_never_shown(server, tmp_path):
@@ -286,7 +295,7 @@ def test_the_token_is_asked_for_only_when_the_hub_wants_one_and_never_shown(serv
 )
 def test_bad_settings_are_told_here_too(changed, told):
     code, found = report(**changed)
-    assert code == 1 and level(found, ".env") == "FAIL" and told in text(found, ".env")
+    assert code == 1 and level(found, "settings") == "FAIL" and told in text(found, "settings")
 
 
 def test_a_device_that_is_not_here_and_a_folder_that_is_not_a_model_fail(tmp_path):
@@ -340,6 +349,13 @@ def test_the_defaults_are_those_of_the_settings():
     assert fields["quantization"].default == "8bit"
 
 
+def use_cuda_build(monkeypatch):
+    """Let torch be a build for NVIDIA's GPUs."""
+    installed = checks._installed
+    builds = {"torch": "2.13.0+cu130"}
+    monkeypatch.setattr(checks, "_installed", lambda name: builds.get(name) or installed(name))
+
+
 @pytest.mark.parametrize(
     ("ram", "gpu", "recommended"),
     [
@@ -363,6 +379,7 @@ def test_what_is_recommended_on_other_machines(ram, gpu, recommended, monkeypatc
         kind, name, free, native = gpu
         gpus = [hardware.Gpu(kind, name, hardware.Memory(int(free), int(free)), native)]
     monkeypatch.setattr(hardware, "gpus", lambda: gpus)
+    use_cuda_build(monkeypatch)
     found = checks.check_machine()
     if recommended is None:
         assert found.recommended is None and not found.ready
@@ -447,7 +464,64 @@ def test_slots_given_by_hand_must_fit_too(monkeypatch, tmp_path):
 def test_a_torch_that_cannot_use_the_gpu_is_told(monkeypatch):
     gpu = hardware.Gpu("cuda", "RTX 4070", hardware.Memory(12 * GIB, 11 * GIB), "bfloat16")
     monkeypatch.setattr(checks.metadata, "version", lambda name: "2.13.0+cpu")
-    assert "cannot use it" in checks._gpu([gpu]).text
+    found = checks._gpu([gpu], "auto")
+    assert found.level == "FAIL" and "torch 2.13.0+cpu cannot use it" in found.text
+    assert "torch==2.13.0 --index-url https://download.pytorch.org/whl/cu130" in found.text
+    assert checks._gpu([gpu], "cpu").level == "WARN"
+
+
+# ------------------------------------------------------------------------------------ a choice kept
+
+
+def on_a_gpu(monkeypatch, total, free, **values):
+    """What the check finds beside an NVIDIA GPU with so many bytes free."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", "/nowhere")
+    monkeypatch.setattr(hardware, "memory", lambda: hardware.Memory(64 * GIB, 60 * GIB))
+    gpu = hardware.Gpu("cuda", "RTX 4090", hardware.Memory(total, free), "bfloat16")
+    monkeypatch.setattr(hardware, "gpus", lambda: [gpu])
+    use_cuda_build(monkeypatch)
+    return checks.check_machine(settings=load_settings(**values))
+
+
+def test_the_recommended_precision_is_written_once_and_then_stays(monkeypatch, tmp_path):
+    file = tmp_path / ".env"
+    file.write_text("SEED=3")
+    told = choice.save(on_a_gpu(monkeypatch, 24 * GIB, 23 * GIB), file)
+    assert "Wrote QUANTIZATION=none DEVICE=cuda" in told
+    assert file.read_text().splitlines()[0] == "SEED=3"
+    monkeypatch.setattr("logit_amplification.settings.ENV_FILES", (file,))
+    assert load_settings().quantization == "none" and load_settings().seed == 3
+    before = file.read_text()
+    found = on_a_gpu(monkeypatch, 24 * GIB, 23 * GIB)
+    assert "is set, and stays" in choice.save(found, file) and file.read_text() == before
+
+
+def test_a_gpu_that_another_program_uses_lowers_no_precision(monkeypatch, tmp_path):
+    found = on_a_gpu(monkeypatch, 24 * GIB, 9 * GIB)
+    assert "other programs hold the rest" in next(c.text for c in found.checks if c.name == "GPU")
+    with pytest.raises(BadInput, match="idle it would fit QUANTIZATION=none DEVICE=cuda"):
+        choice.save(found, tmp_path / ".env")
+    assert not (tmp_path / ".env").exists()
+    found = on_a_gpu(monkeypatch, 24 * GIB, 9 * GIB, quantization="none")
+    (fit,) = [check for check in found.checks if check.name == "fits"]
+    assert fit.level == "FAIL" and "are free" in fit.text and not found.ready
+
+
+def test_a_choice_that_cannot_be_written_is_told(monkeypatch, tmp_path):
+    with pytest.raises(BadInput, match="set QUANTIZATION=none DEVICE=cuda yourself"):
+        choice.save(on_a_gpu(monkeypatch, 24 * GIB, 23 * GIB), tmp_path)
+
+
+def test_of_several_gpus_the_one_with_most_free_memory_is_taken(monkeypatch):
+    chosen = []
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda one: ((5, 9, 7)[one.index], 10))
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert devices.choose_device("auto") == torch.device("cuda", 1)
+    assert chosen == [torch.device("cuda", 1)]
 
 
 def test_faults_of_a_folder_are_named(tmp_path):

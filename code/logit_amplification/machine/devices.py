@@ -34,8 +34,26 @@ def choose_device(name: str) -> torch.device:
         name = next(kind for kind, there in available.items() if there)
     if not available[name]:
         there = ", ".join(kind for kind, there in available.items() if there)
-        raise BadInput(f"DEVICE = {name!r}: this machine has none; allowed here: auto, {there}")
-    return _own_gpu() if name == "cuda" and "LOCAL_RANK" in os.environ else torch.device(name)
+        why = "this machine has none"
+        if name == "cuda" and any(gpu.kind == name for gpu in hardware.gpus()):
+            why = f"torch {torch.__version__} cannot use the GPU of this machine"
+        raise BadInput(f"DEVICE = {name!r}: {why}; allowed here: auto, {there}")
+    if name != "cuda":
+        return torch.device(name)
+    return _own_gpu() if "LOCAL_RANK" in os.environ else _freest_gpu()
+
+
+def _freest_gpu() -> torch.device:
+    """Return the visible GPU with most free memory, which the readiness check counts on."""
+    count = torch.cuda.device_count()
+    if count < 2:
+        return torch.device("cuda")
+    device = max(
+        (torch.device("cuda", number) for number in range(count)),
+        key=lambda one: torch.cuda.mem_get_info(one)[0],
+    )
+    torch.cuda.set_device(device)
+    return device
 
 
 def _own_gpu() -> torch.device:

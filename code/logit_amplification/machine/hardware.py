@@ -6,6 +6,7 @@ Standard library only, and compatible with Python 3.8, because it runs before an
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import re
 import subprocess
@@ -106,12 +107,18 @@ def _windows_memory() -> Memory:
 
 
 def _nvidia() -> list[Gpu]:
-    asked = "--query-gpu=name,memory.total,memory.free,compute_cap"
+    asked = "--query-gpu=name,memory.total,memory.free,compute_cap,index,uuid"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     found = []
     for line in _told("nvidia-smi", asked, "--format=csv,noheader,nounits").splitlines():
         parts = [part.strip() for part in line.split(",")]
-        if len(parts) == 4 and all(re.fullmatch(r"[\d.]+", part) for part in parts[1:]):
-            name, total, free, capability = parts
+        if len(parts) == 6 and all(re.fullmatch(r"[\d.]+", part) for part in parts[1:5]):
+            name, total, free, capability, index, uuid = parts
+            shown = [part.strip() for part in (visible or "").split(",") if part.strip()]
+            if visible is not None and not any(
+                one == index or uuid.startswith(one) for one in shown
+            ):
+                continue
             native = "bfloat16" if float(capability) >= 8 else "float16"
             held = Memory(int(float(total)) * MIB, int(float(free)) * MIB)
             found.append(Gpu("cuda", name, held, native, float(capability)))

@@ -3,39 +3,49 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from .. import locations
 from ..errors import BadInput
 from ..progress import Bar
 from .local import (
-    FETCH,
     UNWANTED_FILES,
     WANTED_FILES,
     cache_folder,
     chosen_revision,
     faults,
+    fetch_command,
     model_folder,
+    read_json,
 )
 
-ATTEMPTS = 5
+# Seconds between attempts when a connection breaks: eight minutes, longer than a router restarts.
+WAITS = (1, 2, 5, 10, 30, 60, 120, 240)
 # By name, because huggingface_hub has changed its HTTP library before and may do so again.
 BROKEN = {"ReadError", "RemoteProtocolError", "ReadTimeout", "ConnectTimeout"}
 UNREACHABLE = BROKEN | {"ConnectError", "LocalEntryNotFoundError"}
 
 
+class Unreachable(BadInput):
+    """The hub cannot be reached."""
+
+
 def fetch(model: str, revision: str) -> Path:
     """Return the folder of a model's snapshot; download what the cache lacks.
 
-    An interrupted download resumes: at most 10 MB of a file are downloaded again, or the whole file
-    if the connection was reset. Finished files are never downloaded again. Raises BadInput when the
-    hub refuses or cannot be reached, or when the disk is too small.
+    Finished files are never downloaded again. If the process is interrupted, the one file that it
+    was downloading begins anew the next time (huggingface_hub cannot resume it). If the connection
+    breaks, the download waits and goes on, for up to eight minutes. Raises BadInput when the hub
+    refuses or cannot be reached, or when the disk is too small.
     """
     from huggingface_hub import constants, errors, snapshot_download
 
@@ -47,16 +57,16 @@ def fetch(model: str, revision: str) -> Path:
         "ignore_patterns": UNWANTED_FILES,
     }
     with worded_errors(model, revision):
-        bars = _Silent
         if not constants.is_offline_mode():
             remove_orphans(model)
             # Without a network a dry run fails; the call below then uses what is in the cache.
+            missing = []
             with suppress(errors.DryRunError):
                 files = snapshot_download(**wanted, dry_run=True, tqdm_class=_Silent)
-                missing = [file.file_size or 0 for file in files if file.will_download]
-                _check_disk(model, sum(missing))
-                bars = _Fetching if missing else _Silent
-        return Path(_patiently(lambda: snapshot_download(**wanted, tqdm_class=bars)))
+                missing = [file for file in files if file.will_download]
+            _check_disk(model, sum(file.file_size or 0 for file in missing))
+            _fetch_in_turn(model, missing)
+        return Path(snapshot_download(**wanted, tqdm_class=_Silent))
 
 
 def refuse_faults(model: str, folder: Path) -> None:
@@ -65,52 +75,85 @@ def refuse_faults(model: str, folder: Path) -> None:
     Of weights only the headers are read.
     """
     if found := faults(folder):
-        todo = "" if Path(model).is_dir() else f"; to repair it: {FETCH}"
+        todo = "" if Path(model).is_dir() else f"; to repair it: {fetch_command(model)}"
         raise BadInput(f"MODEL = {model!r}: {'; '.join(found)}{todo}")
 
 
-class _Fetching(Bar):
-    """Show only one of huggingface_hub's three bars: the one that counts the bytes on disk."""
+def _fetch_in_turn(model: str, files: Sequence[Any]) -> None:
+    """Download files one after the other, with one bar over the bytes of all of them.
 
-    def __init__(self, *args: Any, desc: str = "", **options: Any):
-        options.pop("name", None)  # some versions name their bars
-        shown = options.get("unit") == "B" and desc != "Downloading bytes"
-        options |= {"bar_format": None, "desc": "fetching", "disable": not shown}
-        super().__init__(*args, **options)
+    In this thread, so that Ctrl-C ends it at once, and so that an interruption costs one file.
+    files: huggingface_hub's answers to a dry run.
+    """
+    from huggingface_hub import hf_hub_download
 
-    def set_description(self, *args: Any, **options: Any) -> None:
-        """Keep our own description; huggingface_hub sets its own when the download is complete."""
-        self.refresh()
+    total = sum(file.file_size or 0 for file in files)
+    options = {"unit": "B", "unit_scale": True, "desc": "fetching", "disable": not files}
+    with Bar(total=total, **options) as bar:
+        received = 0
+
+        class Counted(_Silent):
+            """A bar of huggingface_hub's, counted in ours."""
+
+            def update(self, n: float | None = 1) -> None:
+                nonlocal received
+                received += n or 0
+                bar.update(n)
+
+            def update_transfer(self, *_: Any) -> None:
+                """Count nothing: these bytes are told a second time when they are on the disk."""
+
+        before = 0
+        for file in files:
+
+            def download(file: Any = file, before: int = before) -> None:
+                bar.n = before
+                name, commit = file.filename, file.commit_hash
+                hf_hub_download(model, name, revision=commit, tqdm_class=Counted)
+
+            _patiently(download, lambda: received)
+            before += file.file_size or 0
 
 
 class _Silent(tqdm):
     """A progress bar that shows nothing."""
 
     def __init__(self, *args: Any, **options: Any):
-        options.pop("name", None)
+        options.pop("name", None)  # some versions of huggingface_hub name their bars
         super().__init__(*args, **{**options, "disable": True})
 
 
-def _patiently(download: Callable[[], str]) -> str:
-    """Retry when a connection breaks; huggingface_hub itself resumes after other interruptions."""
-    for _ in range(ATTEMPTS - 1):
+def _patiently(download: Callable[[], None], received: Callable[[], float]) -> None:
+    """Repeat a download whose connection breaks, after longer and longer waits if nothing arrives.
+
+    received: returns the bytes so far.
+    """
+    waits, before = iter(WAITS), received()
+    while True:
         try:
             return download()
         except Exception as error:
-            if not {type(cause).__name__ for cause in _causes(error)} & BROKEN:
+            if not {type(cause).__name__ for cause in _causes(error)} & UNREACHABLE:
                 raise
-            print("The connection broke; resuming", flush=True)
-    return download()
+            if received() > before:
+                waits, before = iter(WAITS), received()
+            if (wait := next(waits, None)) is None:
+                raise
+            print(f"The connection broke; trying again in {wait} s", flush=True)
+            time.sleep(wait)
 
 
 def verify(model: str, folder: Path) -> list[str]:
     """Compare the hashes of a snapshot's files with the hub's; delete and return wrong files.
 
-    SHA-256 for large files, git's SHA-1 for small ones. Raises BadInput when the hub cannot be
-    reached.
+    SHA-256 for large files, git's SHA-1 for small ones. Files that passed before, and have the size
+    and the date of then, are not read again. Raises BadInput when the hub cannot be reached.
     """
     from huggingface_hub import HfApi
 
+    passed = locations.cache_folder() / "verified" / f"{model_folder(model).name}-{folder.name}"
+    if read_json(passed) == _dates(folder):
+        return []
     with worded_errors(model, folder.name):
         compared = HfApi().verify_repo_checksums(model, revision=folder.name)
     wrong = [mismatch["path"] for mismatch in compared.mismatches]
@@ -118,7 +161,14 @@ def verify(model: str, folder: Path) -> list[str]:
         path = folder / name
         path.resolve().unlink()  # the blob that the snapshot links to
         path.unlink(missing_ok=True)
+    if not wrong:
+        passed.parent.mkdir(parents=True, exist_ok=True)
+        passed.write_text(json.dumps(_dates(folder)))
     return wrong
+
+
+def _dates(folder: Path) -> dict[str, list[int]]:
+    return {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(folder.iterdir())}
 
 
 def remove_orphans(model: str) -> None:
@@ -164,9 +214,13 @@ def worded_errors(model: str, revision: str) -> Iterator[None]:
     retries.setLevel(logging.ERROR)
     try:
         yield
-    except (OSError, ValueError, errors.HfHubHTTPError) as error:
+    except Exception as error:
+        known = isinstance(error, OSError | ValueError | errors.HfHubHTTPError)
+        if not known and type(error).__name__ not in UNREACHABLE:
+            raise
         told = f"MODEL = {model!r} (revision {revision}): {_worded(error, model)}"
-        raise BadInput(told) from None
+        unreachable = {type(cause).__name__ for cause in _causes(error)} & UNREACHABLE
+        raise (Unreachable if unreachable else BadInput)(told) from None
     finally:
         retries.setLevel(level)
 

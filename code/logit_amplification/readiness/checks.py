@@ -22,10 +22,10 @@ from ..locations import DEMO, MISTRAL, ROOT
 from ..machine import hardware, sizes
 from ..models.local import (
     DEMO_INSTALL,
-    FETCH,
     cache_folder,
     chosen_revision,
     faults,
+    fetch_command,
 )
 from .plan import Plan, ask_hub, hub_token, local_folder, model_config, weights_to_fetch
 from .precision import PROCESS_BYTES, Option, gigabytes, precisions, tips
@@ -35,6 +35,8 @@ BRINGS_THEM = "the installation (make demo, or pip install -r requirements.txt) 
 # The default sweep's memory is estimated with the tokens of the longest built-in prompt, by
 # Mistral's or the demo model's tokenizer (a test counts them), and of an answer by default.
 BUILT_IN_PROMPT, NEW_TOKENS = 352, 100
+CUDA_INDEX = "https://download.pytorch.org/whl/cu130"
+IDLE = 0.8  # of a GPU's memory free: more is held by a program, not by a desktop
 CHARACTERS_PER_TOKEN = 3  # for other prompts, as no tokenizer is loaded; low, to overestimate
 
 
@@ -78,7 +80,7 @@ def check_machine(model: str | None = None, settings: Any = None) -> Readiness:
         _python(),
         _packages(),
         _memory(held),
-        _gpu(gpus),
+        _gpu(gpus, plan.device),
         _disk(plan, fetched),
         *_token(plan, fetched),
         _model(plan, fetched),
@@ -98,18 +100,18 @@ def _read_settings(model: str | None) -> tuple[Plan, Check]:
     default = Plan(name, chosen_revision(name, "auto"), length, None, "auto", "8bit", "auto")
     needed = ("dotenv", "pydantic_settings")
     if sys.version_info < OLDEST_PYTHON or not all(map(importlib.util.find_spec, needed)):
-        return default, Check("WARN", ".env", "not read before the packages are installed")
+        return default, Check("WARN", "settings", "not read before the packages are installed")
     from ..errors import BadInput
     from ..settings import load_settings
 
     try:
         return plan_of(load_settings(model=model))
     except BadInput as error:
-        return default, Check("FAIL", ".env", str(error))
+        return default, Check("FAIL", "settings", str(error))
 
 
 def plan_of(settings: Any) -> tuple[Plan, Check]:
-    """Return what valid settings ask to run, and the check of .env.
+    """Return what valid settings ask to run, and the check of them.
 
     Raises BadInput for a bad prompt file.
     """
@@ -132,9 +134,10 @@ def plan_of(settings: Any) -> tuple[Plan, Check]:
         settings.adapter,
         settings.model_b,
         settings.model_base,
+        "quantization" in settings.model_fields_set,
     )
     found = [path for path in (ROOT / ".env", Path(".env")) if path.is_file()]
-    return plan, Check("OK", ".env", "valid" if found else "none; the defaults are used")
+    return plan, Check("OK", "settings", f"valid; {'with' if found else 'there is no'} .env")
 
 
 # ------------------------------------------------------------------------------------------ checks
@@ -216,7 +219,7 @@ def _memory(held: hardware.Memory) -> Check:
     return Check("OK", "memory", text)
 
 
-def _gpu(gpus: list[hardware.Gpu]) -> Check:
+def _gpu(gpus: list[hardware.Gpu], device: str) -> Check:
     if not gpus:
         return Check("WARN", "GPU", "none found; the model will run on the CPU, much slower")
     gpu = gpus[0]
@@ -224,7 +227,14 @@ def _gpu(gpus: list[hardware.Gpu]) -> Check:
     text = f"{gpu.name}, {free} free of {total}, {gpu.dtype}"
     build = _installed("torch") or ""
     if gpu.kind == "cuda" and build.endswith("+cpu"):
-        return Check("WARN", "GPU", f"{text}; but torch {build} cannot use it: see pytorch.org")
+        told = f"{text}; but torch {build} cannot use it"
+        if device == "cpu":
+            return Check("WARN", "GPU", told)
+        install = f"pip install --force-reinstall torch=={build[:-4]} --index-url {CUDA_INDEX}"
+        python = ".venv/bin/python -m"
+        return Check("FAIL", "GPU", f"{told}; run: {python} {install}; or set DEVICE=cpu")
+    if gpu.memory.free < IDLE * gpu.memory.total:
+        return Check("WARN", "GPU", f"{text}; other programs hold the rest: see nvidia-smi")
     return Check("OK", "GPU", text)
 
 
@@ -273,10 +283,15 @@ def _model(plan: Plan, fetched: int) -> Check:
         return Check("FAIL", "model", f"{plan.model}: no such folder")
     if folder is None:
         size = "" if fetched == 1 else f" ({gigabytes(fetched)})"
-        return Check("WARN", "model", f"{plan.model}: not fetched yet{size}; run: {FETCH}")
+        todo = f"run: {fetch_command(plan.model)}"
+        return Check("WARN", "model", f"{plan.model}: not fetched yet{size}; {todo}")
     if found := faults(folder):
-        todo = f"run: {FETCH}" if folder.parent.name == "snapshots" else "fetch it again"
-        return Check("FAIL", "model", f"{plan.model}: {'; '.join(found)}; {todo}")
+        if folder.parent.name != "snapshots":
+            return Check("FAIL", "model", f"{plan.model}: {'; '.join(found)}; fetch it again")
+        more = f"; and {len(found) - 1} more" if len(found) > 1 else ""
+        size = "" if fetched == 1 else f", {gigabytes(fetched)} to go"
+        told = f"{plan.model}: not complete ({found[0]}{more}){size}"
+        return Check("WARN", "model", f"{told}; run: {fetch_command(plan.model)}")
     return Check("OK", "model", f"{plan.model}: complete")
 
 
@@ -290,7 +305,8 @@ def _fit(
     name = "fits"
     if config is None or (plan.others and not options):
         types = " and ".join(sizes.ESTIMATED_TYPES)
-        return Check("FAIL", name, f"not known: only the size of {types} models can be estimated")
+        why = f"no config.json of a {types} model can be read, so the size is not known"
+        return Check("FAIL", name, f"not known: {why}")
     if chosen is None:
         return Check("FAIL", name, f"DEVICE={plan.device}: this machine has none")
     if recommended is None:
@@ -302,7 +318,11 @@ def _fit(
             f"{gigabytes(least.free)} are free; close programs, use a larger machine, or "
             "DEVICE=split, which keeps on the disk what does not fit, and is slow",
         )
+    asked = f"QUANTIZATION={chosen.quantization}" + " (the default)" * (not plan.is_chosen)
+    if not chosen.fits and plan.is_chosen:
+        short = f"needs {gigabytes(chosen.needed)} and {gigabytes(chosen.free)} are free"
+        todo = f"free memory, or set {tips(recommended)}"
+        return Check("FAIL", name, f"{asked} does not fit on {chosen.device}: {short}; {todo}")
     if not chosen.fits:
-        asked = f"QUANTIZATION={chosen.quantization} does not fit on {chosen.device}"
-        return Check("WARN", name, f"{asked}; set {tips(recommended)}")
-    return Check("OK", name, f"QUANTIZATION={chosen.quantization} on {chosen.device}")
+        return Check("WARN", name, f"{asked} does not fit on {chosen.device}; see the table")
+    return Check("OK", name, f"{asked} on {chosen.device}")

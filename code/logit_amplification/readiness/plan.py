@@ -39,6 +39,7 @@ class Plan(NamedTuple):
     adapter: str = ""
     model_b: str = ""  # ID, or ID@REVISION, as in the settings
     model_base: str = ""
+    is_chosen: bool = False  # whether QUANTIZATION is set, and not just its default
 
     def other(self, name: str) -> Plan:
         """Return the plan for MODEL_B or MODEL_BASE: another model, loaded like this one."""

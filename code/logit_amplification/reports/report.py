@@ -159,8 +159,8 @@ def coherence_points(frame: pandas.DataFrame) -> list[str]:
         last = rise.loc[alphas[-1]]
         at = f"Alpha {', '.join(f'{alpha:g}' for alpha in alphas)}"
         told.append(
-            f"{at}: {words[verdict]} ({margin:g} nats per token). NLL {format_change(last)} at "
-            f"alpha {alphas[-1]:g}."
+            f"{at}: {words[verdict]} (margin: {margin:g} nats per token). "
+            f"NLL {format_change(last)} at alpha {alphas[-1]:g}."
         )
     largest = rise.index[-1]
     worse = stats.paired_difference(frame, "incoherent").loc[largest]

@@ -29,7 +29,7 @@ def power_sentence(families: int, tests: int = 1) -> str:
         f"change of {can.deviations:.2g} standard deviations of the families' differences"
     )
     if pandas.isna(can.share):
-        return f"{told}, and no change at all in the share of an outcome. {missed}"
+        return f"{told}; a change in the share of an outcome can never be shown. {missed}"
     return (
         f"{told}, or an outcome that changes in {can.share:.0%} of the families, in all of them in "
         f"the same direction. {missed}"

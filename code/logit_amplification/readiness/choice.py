@@ -1,0 +1,59 @@
+"""Choose a precision once and keep it in .env, so that every later run and the notebook use it.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import BadInput
+from ..machine import hardware
+from .checks import Readiness
+from .plan import model_config
+from .precision import Option, precisions, tips
+
+NOTE = "# Chosen by check_mistral_readiness.py --save for this machine; change it as you like.\n"
+
+
+def save(found: Readiness, file: Path) -> str:
+    """Write the recommended setting into a .env file and return a line that says so.
+
+    Nothing is written if QUANTIZATION is set already, there or in the environment. Raises BadInput
+    if an idle GPU would allow a better precision, because runs in another precision start from
+    zero, or if the file cannot be written.
+    """
+    if found.plan.is_chosen:
+        return f"QUANTIZATION={found.plan.quantization} is set, and stays"
+    if not found.recommended:
+        return "Nothing is chosen: no precision fits"
+    idle = _on_an_idle_gpu(found)
+    if idle and (idle.device, idle.quantization) != _named(found.recommended):
+        raise BadInput(
+            f"the GPU is in use: idle it would fit {tips(idle)}, now only "
+            f"{tips(found.recommended)}; free it (nvidia-smi), or set QUANTIZATION yourself"
+        )
+    told = tips(found.recommended)
+    try:
+        before = file.read_text(encoding="utf-8") if file.exists() else ""
+        if before and not before.endswith("\n"):
+            before += "\n"
+        file.write_text(before + NOTE + told.replace(" ", "\n") + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{file}: {error.strerror}; set {told} yourself") from None
+    return f"Wrote {told} into {file}: the notebook and all commands use it"
+
+
+def _named(option: Option) -> tuple[str, str]:
+    return option.device, option.quantization
+
+
+def _on_an_idle_gpu(found: Readiness) -> Option | None:
+    """Return the best option if no other program used the GPUs."""
+    idle = [
+        gpu._replace(memory=hardware.Memory(gpu.memory.total, gpu.memory.total))
+        for gpu in hardware.gpus()
+    ]
+    config = model_config(found.plan)
+    options = precisions(found.plan, config, hardware.memory(), idle) if config else ()
+    return next((option for option in options if option.fits), None)
