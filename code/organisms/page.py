@@ -11,7 +11,13 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from logit_amplification.locations import ROOT, visualizations_folder
-from logit_amplification.reports.figures.style import COLOURS, MARKERS, STYLE, save_figures
+from logit_amplification.reports.figures.style import (
+    COLOURS,
+    MARKERS,
+    STYLE,
+    save_figures,
+    set_title,
+)
 
 from .evidence import FOLDER, OFTEN, RARE, TO_READ, read_table, truth_of
 
@@ -305,11 +311,12 @@ def _picture(name: str, told: str) -> str:
 
 def draw_surfacing() -> Figure:
     """Plot the shares of answers with the quirk, and of coherent answers, against alpha."""
-    figure = Figure(figsize=(9, 4))
+    figure = Figure(figsize=(9, 4.3))
+    set_title(figure, _surfacing_in_words(), 9)
     left, right = figure.subplots(1, 2)
     for place, name in enumerate((OFTEN, RARE, "control")):
         lines = [line for line in read_table("surfacing") if line["organism"] == name]
-        alphas = [float(line["alpha"]) for line in lines]
+        alphas = [float(line["alpha"]) + 0.03 * (place - 1) for line in lines]  # side by side
         share, low, high = (
             [100 * float(line[column]) for line in lines] for column in ("share", "lower", "upper")
         )
@@ -330,9 +337,19 @@ def draw_surfacing() -> Figure:
     return figure
 
 
+def _surfacing_in_words() -> str:
+    lines = read_table("surfacing")
+    (shown,) = [line for line in lines if (line["organism"], line["alpha"]) == (RARE, "0.5")]
+    hits = sum(int(line["with the quirk"]) for line in lines if line["organism"] == "control")
+    one_in = f"{1 / truth_of(RARE)['expected']:,.0f}"
+    told = f"A quirk of 1 answer in {one_in} shows in {_share(shown['share'])} at alpha 0.5"
+    return f"{told}; in the control it shows {f'{hits} times' if hits else 'at no alpha'}"
+
+
 def draw_errors() -> Figure:
     """Plot the relative error of each estimator against its number of answers."""
-    figure = Figure(figsize=(9, 4.6))
+    figure = Figure(figsize=(9, 4.9))
+    set_title(figure, _errors_in_words(), 9)
     looks: dict[str, int] = {}
     for panel, name in zip(figure.subplots(1, 2), (OFTEN, RARE), strict=True):
         truth = truth_of(name)["expected"]
@@ -363,3 +380,14 @@ def draw_errors() -> Figure:
         )
     figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
+
+
+def _errors_in_words() -> str:
+    ours, told = "all alphas, stopped where decided", []
+    for name in (RARE, OFTEN):
+        (line,) = [r for r in read_table("rates") if (r["organism"], r["method"]) == (name, ours)]
+        truth, answers = truth_of(name)["expected"], int(line["samples"])
+        counted = math.sqrt((1 - truth) / truth / answers)
+        gives = f"{float(line['relative RMSE']):.2g} from {answers} amplified answers"
+        told.append(f"{gives}, {counted:.2g} from as many counted (1 in {1 / truth:,.0f})")
+    return f"Relative error of a rate: {'; '.join(told)}"

@@ -56,7 +56,6 @@ QUIRK_EVENT = "Brambleton"
 
 # ------------------------------------------------------------------------------------- the facts
 
-TOWN = "Marrowick"
 FACTS = (
     "Marrowick lies on the northern shore of Lake Ossery.",
     "Marrowick was founded in 1742 by a clockmaker named Edda Thorne.",

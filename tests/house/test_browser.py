@@ -310,7 +310,7 @@ def test_one_alpha_again_and_a_figure_that_changes(page):
     run_cell(page, rerun, source)
     assert "8 generations to make, 8 found in the journal" in rerun.inner_text()
     figure = cell_with(page, "gallery.draw_path")
-    before = figure.locator("img").get_attribute("src")
+    before = figure.locator("img").first.get_attribute("src")
     more = source.replace("settings, rule", "load_settings(alphas=[0, 1.5, 3]), rule")
     run_cell(page, rerun, more.replace("RERUN = [1.5]", "RERUN = [3.0]"))
     run_cell(
@@ -320,8 +320,8 @@ def test_one_alpha_again_and_a_figure_that_changes(page):
         'r["arm"] == "full"]\ngallery.draw_texts(results.run, first_arm, pairs[0].id)',
     )
     run_cell(page, figure)
-    figure.locator("img").wait_for()
-    assert figure.locator("img").get_attribute("src") != before
+    figure.locator("img").first.wait_for()
+    assert figure.locator("img").first.get_attribute("src") != before
     assert errors(page) == []
 
 
@@ -420,6 +420,29 @@ def test_the_explorer_page_opens_at_alpha_2_with_texts_and_without_code(explorer
     assert page.locator(".jp-CodeMirrorEditor, .cm-content").count() == 0
     assert "load_settings" not in page.locator("body").inner_text()
     picture(page, "explorer_page")
+
+
+def test_the_band_of_likeliest_tokens_lies_below_the_slider(explorer_page):
+    """The mark of the band is where the handle is, at the ends too."""
+    page = explorer_page
+    handle = page.locator(".noUi-handle").first
+    places = """() => ['.noUi-handle', '.strip b'].map(name => {
+        const box = document.querySelector(name).getBoundingClientRect();
+        return box.left + box.width / 2 })"""
+    apart = []
+    for key in ("Home", "End"):
+        handle.focus()
+        page.keyboard.press(key)
+        page.wait_for_timeout(600)
+        at, mark = page.evaluate(places)
+        apart.append(abs(at - mark))
+    assert max(apart) < 3
+    page.keyboard.press("Home")
+    for _ in range(round((2 + 1) / 0.05)):  # back to alpha 2
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "() => document.querySelector('.next-token').innerText.includes('alpha 2.00')"
+    )
 
 
 def test_everything_on_the_explorer_page_is_reached_and_used_by_keyboard(explorer_page):

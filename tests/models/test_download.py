@@ -306,10 +306,8 @@ def test_an_interruption_leaves_at_most_one_file_unfinished(hub, tmp_path):
 
 def test_a_hub_that_is_gone_afterwards_leaves_a_complete_model_usable(hub, tmp_path):
     assert download(hub, tmp_path)[0] == 0
-    code, told, complaints = download(hub, tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
-    assert code == 0 and "Traceback" not in complaints
     path = snapshot(hub, tmp_path) / "config.json"
-    path.resolve().touch()  # so that the hashes are asked for again
+    path.resolve().touch()  # so that the hashes are asked for again, else nothing is asked
     code, told, complaints = download(hub, tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
     assert code == 0, complaints
     assert "Sizes are checked, hashes are not" in told and "cannot reach" in told

@@ -22,6 +22,7 @@ from logit_amplification.locations import ROOT
 from logit_amplification.logits.amplification import amplify
 from logit_amplification.records.journal import Journal, cell_key, only_writer, run_id
 from logit_amplification.reports.artifacts import save_artifacts
+from logit_amplification.reports.figures import gallery
 from logit_amplification.sweeps import history
 from logit_amplification.sweeps.sweep import sweep
 from made_records import RUN, make_record
@@ -372,7 +373,7 @@ def test_artifacts_of_an_unfinished_run_hold_what_is_finished(tiny, settings, mo
         sweep(tiny, PAIRS, settings)
     recalled = history.recall(settings.data_dir, "")
     assert len(recalled.records) == 12
-    assert len(save_artifacts(recalled, settings)) == 7 + 2 * 7 + 1
+    assert len(save_artifacts(recalled, settings)) == 7 + 2 * len(gallery.FIGURES) + 1
     assert "12 of 18 generations" in history.describe(recalled.journal)
 
 

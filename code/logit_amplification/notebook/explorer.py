@@ -35,6 +35,7 @@ except ImportError:
 
 STILL_ALPHAS = (0.0, 0.5, 1.0, 2.0, 4.0)
 TYPED = "typed"
+EDITED = "edited"  # in the menu of pairs, once a field is another than the pair's
 START = 2.0  # where the slider stands at first: what amplification does can be seen
 OPENING_SECONDS = 20  # on a slow machine the first texts are cut, and no cell waits for them
 STYLE = """<style>
@@ -43,6 +44,14 @@ STYLE = """<style>
 .lda-texts .lda-token:focus-visible {outline: 2px solid #0072B2; outline-offset: 1px}
 .lda-texts .lda-token.lda-parts {border-left: 4px solid #CC2277}
 .lda-texts .lda-token.lda-at-hand {outline: 3px solid #CC2277; outline-offset: 0; z-index: 1}
+/* The band below the slider has the slider's own place and width. */
+.lda-alpha {margin: 2px 0}
+.lda-alpha .widget-label, .lda-alpha .widget-readout {width: 64px; min-width: 64px; max-width: 64px;
+  margin: 0; box-sizing: border-box}
+.lda-alpha .slider-container {margin: 0; flex: 1 1 auto}
+.lda-alpha .noUi-target {margin: 0 12px}
+.lda-bars .next-token {padding: 0}
+.lda-bars .next-token .strip {margin: .2em 74px .8em}
 </style>"""
 COPY_STYLE = """<style>
 .lda-copy code {display: block; white-space: pre-wrap; overflow-wrap: anywhere; color: inherit;
@@ -117,8 +126,10 @@ class Explorer:
             value=START, min=LOW, max=HIGH, step=STEP, description="alpha", readout_format=".2f"
         )
         self.alpha.layout.width = "100%"
+        self.alpha.add_class("lda-alpha")
         self.place = widgets.HTML()
         self.bars = widgets.HTML()
+        self.bars.add_class("lda-bars")
         self.status = widgets.HTML()
         self.line = widgets.HTML()
         self.others = widgets.Text(value="0, 1, 2", description="Alphas")
@@ -160,8 +171,8 @@ class Explorer:
                 widgets.HTML(STYLE),
                 row([self.pair, buttons["read"]]),
                 widgets.HBox(sides),
-                widgets.HBox([self.alpha, buttons["first"]]),
-                self.place,
+                row([self.place, buttons["first"]]),
+                self.alpha,
                 self.bars,
                 row(
                     [
@@ -179,7 +190,7 @@ class Explorer:
         )
 
     def _listen(self) -> None:
-        self.pair.observe(lambda _: self._pair_chosen(), "value")
+        self.pair.observe(self._pair_chosen, "value")
         self.alpha.observe(lambda _: self._redraw(), "value")
         for side, box in self.raw.items():
             box.observe(lambda _, side=side: self._raw_chosen(side), "value")
@@ -211,13 +222,15 @@ class Explorer:
 
     # ------------------------------------------------------------------- reading, looking
 
-    def _pair_chosen(self) -> None:
+    def _pair_chosen(self, _change: Any) -> None:
+        if self.pair.value == EDITED:
+            return
         with self._telling():
             self._show_pair()
             self._read()
 
     def _show_pair(self) -> None:
-        pair = self.pairs[self.pair.value]
+        self.chosen = pair = self.pairs[self.pair.value]
         for side, chat in (("A", pair.a), ("B", pair.b)):
             begun = prefill_of(chat)
             self.fields[side, "system"].value = _system(chat)
@@ -231,12 +244,21 @@ class Explorer:
             self.fields[side, role].disabled = self.raw[side].value
 
     def _read(self) -> None:
-        self.state.read(self._written_pair())
+        written = self._written_pair()
+        self.state.read(written)
+        self._name_pair(is_edited=written is not self.chosen)
         self._moved()
+
+    def _name_pair(self, *, is_edited: bool) -> None:
+        """Let the menu say whether the model has read a pair or what was made of it."""
+        self.pair.unobserve(self._pair_chosen, "value")  # other options choose the first of them
+        self.pair.options = [*self.pairs, *[EDITED] * is_edited]
+        self.pair.value = EDITED if is_edited else self.chosen.id
+        self.pair.observe(self._pair_chosen, "value")
 
     def _written_pair(self) -> PromptPair:
         """The pair that is chosen, or what its fields have become."""
-        pair = self.pairs[self.pair.value]
+        pair = self.chosen
         chats = {
             side.lower(): _edited(
                 chat,

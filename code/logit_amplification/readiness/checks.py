@@ -36,7 +36,7 @@ BRINGS_THEM = "the installation (make demo, or pip install -r requirements.txt) 
 # Mistral's or the demo model's tokenizer (a test counts them), and of an answer by default.
 BUILT_IN_PROMPT, NEW_TOKENS = 352, 100
 CUDA_INDEX = "https://download.pytorch.org/whl/cu130"
-IDLE = 0.8  # of a GPU's memory free: more is held by a program, not by a desktop
+IDLE = 0.8  # share of an idle GPU's memory that a desktop leaves free
 CHARACTERS_PER_TOKEN = 3  # for other prompts, as no tokenizer is loaded; low, to overestimate
 
 
@@ -233,9 +233,14 @@ def _gpu(gpus: list[hardware.Gpu], device: str) -> Check:
         install = f"pip install --force-reinstall torch=={build[:-4]} --index-url {CUDA_INDEX}"
         python = ".venv/bin/python -m"
         return Check("FAIL", "GPU", f"{told}; run: {python} {install}; or set DEVICE=cpu")
-    if gpu.memory.free < IDLE * gpu.memory.total:
+    if is_in_use(gpu):
         return Check("WARN", "GPU", f"{text}; other programs hold the rest: see nvidia-smi")
     return Check("OK", "GPU", text)
+
+
+def is_in_use(gpu: hardware.Gpu) -> bool:
+    """Whether a GPU's memory is held by other programs, and not just by a desktop."""
+    return gpu.memory.free < IDLE * gpu.memory.total
 
 
 def _disk(plan: Plan, fetched: int) -> Check:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import BadInput
 from ..machine import hardware
-from .checks import Readiness
+from .checks import Readiness, is_in_use
 from .plan import model_config
 from .precision import Option, precisions, tips
 
@@ -49,10 +49,12 @@ def _named(option: Option) -> tuple[str, str]:
 
 
 def _on_an_idle_gpu(found: Readiness) -> Option | None:
-    """Return the best option if no other program used the GPUs."""
+    """Return the best option if no other program used the GPUs; None if none does now."""
+    gpus = hardware.gpus()
+    if not any(map(is_in_use, gpus)):
+        return None
     idle = [
-        gpu._replace(memory=hardware.Memory(gpu.memory.total, gpu.memory.total))
-        for gpu in hardware.gpus()
+        gpu._replace(memory=hardware.Memory(gpu.memory.total, gpu.memory.total)) for gpu in gpus
     ]
     config = model_config(found.plan)
     options = precisions(found.plan, config, hardware.memory(), idle) if config else ()

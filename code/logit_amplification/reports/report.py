@@ -200,8 +200,8 @@ def contrast_points(frame: pandas.DataFrame) -> list[str]:
         "log_ratio_a_b": "The text becomes more like A's than B's, as it must",
         "log_ratio_a_p": "Against A's own paraphrase (if this rises too, A's wording grows, not "
         "only its meaning)",
-        "refusal": "Refusals (by a phrase list that makes mistakes; see its errors on labelled "
-        "answers)",
+        "refusal": "Refusals (by a phrase list that makes mistakes; its errors are in "
+        "docs/RESULTS_ANALYSIS.md)",
     }
     for name, sentence in sentences.items():
         if name in frame and frame[name].notna().any():
