@@ -59,18 +59,16 @@ CULLED := --MappingKernelManager.cull_interval=60 --MappingKernelManager.cull_id
 explore: .venv/installed
 	MODEL=demo QUANTIZATION=none $(RUN) -m voila docs/notebooks/explorer.ipynb $(CULLED)
 
-# What is given to make in front of it, such as QUANTIZATION=8bit, reaches every step; so does .env.
-GIVEN := $(foreach name,MODEL QUANTIZATION PROMPTS DATA_DIR,$(if $($(name)),$(name)=$($(name)) ))
-
+# What is given to make, such as QUANTIZATION=8bit, reaches every step; so does .env.
 mistral: .venv/installed
 	$(RUN) code/check_mistral_readiness.py --save
 	$(RUN) code/download_mistral_model.py --fetch-only
 	$(RUN) code/logit_diff_mistral.py
 	@echo
 	@echo "Next:"
-	@echo "  open visualizations/index.html             the figures of this run"
-	@echo "  $(GIVEN).venv/bin/python -m jupyter lab    the notebook, on the same model"
-	@echo "  docs/MISTRAL.md                            single alphas, more pairs, other models"
+	@echo "  open $(or $(VISUALIZATIONS_DIR),visualizations)/index.html             the figures of this run"
+	@echo "  $(strip $(MAKEOVERRIDES) .venv/bin/python -m jupyter lab $(ROOT_FLAG))    the notebook, on the same model"
+	@echo "  docs/MISTRAL.md                            single alphas, controls, other models"
 
 docs: .venv/installed-dev
 	$(RUN) code/write_docs.py --check

@@ -67,6 +67,18 @@ def test_every_figure_has_a_row():
     }
 
 
+def test_a_shared_result_is_drawn_as_the_page_says(tmp_path):
+    page = (ROOT / "docs" / "MISTRAL.md").read_text("utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    for name in ("amplification_results.json", "experiment_metadata.json"):
+        (shared / name).write_bytes((EXAMPLE / name).read_bytes())
+    lines = lines.replace("data/example", shared.as_posix())
+    exec(lines.replace('"figures"', f'"{(tmp_path / "figures").as_posix()}"'), {})
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == FIGURES
+
+
 def test_the_lines_of_pandas_run(monkeypatch):
     (lines,) = re.findall(r"```python\n(.*?)```", OUTPUTS, flags=re.DOTALL)
     *setup, last = lines.replace('"data/', f'"{EXAMPLE.as_posix()}/').strip().splitlines()

@@ -9,11 +9,15 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 
+import download_mistral_model
 from local_hub import COMMIT, serving
 from logit_amplification.locations import ROOT
+from logit_amplification.models import hub as hub_module
 from mistral_files import save_mistral
 
 SCRIPT = ROOT / "code" / "download_mistral_model.py"
@@ -304,12 +308,31 @@ def test_an_interruption_leaves_at_most_one_file_unfinished(hub, tmp_path):
     assert all((snapshot(hub, tmp_path) / name).exists() for name in begun[:-1])
 
 
-def test_a_hub_that_is_gone_afterwards_leaves_a_complete_model_usable(hub, tmp_path):
-    assert download(hub, tmp_path)[0] == 0
-    path = snapshot(hub, tmp_path) / "config.json"
-    path.resolve().touch()  # so that the hashes are asked for again, else nothing is asked
-    code, told, complaints = download(hub, tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
-    assert code == 0, complaints
+def test_a_verified_commit_needs_no_hub(hub, tmp_path):
+    commit = ("--revision", COMMIT)
+    assert download(hub, tmp_path, *commit)[0] == 0
+    hub.behave()
+    code, told, complaints = download(hub, tmp_path, *commit)
+    assert code == 0 and "Every file has the hash" in told and not hub.requests, complaints
+    path = (snapshot(hub, tmp_path) / "model-00001-of-00002.safetensors").resolve()
+    path.write_bytes(path.read_bytes()[:-1] + b"x")  # as long as before
+    code, told, _ = download(hub, tmp_path, *commit)
+    assert code == 0 and "Damaged, fetching again" in told and whole(hub, tmp_path)
+
+
+def test_a_hub_that_is_gone_before_the_hashes_leaves_a_complete_model_usable(
+    folder, monkeypatch, capsys
+):
+    class ConnectError(Exception):
+        """As the hub's HTTP library calls it."""
+
+    def gone(*args, **options):
+        raise ConnectError("refused")
+
+    monkeypatch.setattr(hub_module, "fetch", lambda *_: folder)
+    monkeypatch.setattr(huggingface_hub.HfApi, "verify_repo_checksums", gone)
+    download_mistral_model.fetch_and_verify(SimpleNamespace(model="a/b", revision="main"))
+    told = capsys.readouterr().out
     assert "Sizes are checked, hashes are not" in told and "cannot reach" in told
 
 

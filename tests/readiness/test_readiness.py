@@ -283,7 +283,7 @@ def test_the_token_is_asked_for_only_when_the_hub_wants_one_and_never_shown(serv
     assert level(told, "HF token") == "WARN"  # nobody answers
     assert code == 0  # and the default model's size is known without
     code, told = report(*flags, home=tmp_path)
-    assert code == 1 and text(told, "fits").startswith("not known")
+    assert code == 0 and text(told, "fits").startswith("not known")
 
 
 @pytest.mark.parametrize(
@@ -495,6 +495,27 @@ def test_the_recommended_precision_is_written_once_and_then_stays(monkeypatch, t
     before = file.read_text()
     found = on_a_gpu(monkeypatch, 24 * GIB, 23 * GIB)
     assert "is set, and stays" in choice.save(found, file) and file.read_text() == before
+    monkeypatch.setenv("QUANTIZATION", "4bit")
+    found = on_a_gpu(monkeypatch, 24 * GIB, 23 * GIB)
+    assert "is set, and stays" in choice.save(found, file) and file.read_text() == before
+
+
+def test_a_precision_that_is_given_is_kept_for_the_next_command(monkeypatch, tmp_path):
+    monkeypatch.setenv("QUANTIZATION", "4bit")
+    found = on_a_gpu(monkeypatch, 24 * GIB, 9 * GIB)
+    assert "Wrote QUANTIZATION=4bit" in choice.save(found, tmp_path / ".env")
+    assert (tmp_path / ".env").read_text().splitlines()[1:] == ["QUANTIZATION=4bit"]
+
+
+def test_a_model_of_unknown_size_is_no_obstacle_and_split_is_not_quantised(monkeypatch, tmp_path):
+    monkeypatch.setattr(checks, "model_config", lambda plan: None)
+    monkeypatch.setattr(choice, "model_config", lambda plan: None)
+    found = on_a_gpu(monkeypatch, 24 * GIB, 23 * GIB)
+    assert found.ready and "Nothing is chosen" in choice.save(found, tmp_path / ".env")
+    monkeypatch.undo()
+    found = on_a_gpu(monkeypatch, 24 * GIB, 23 * GIB, device="split")
+    (fit,) = [check for check in found.checks if check.name == "fits"]
+    assert fit.text == "QUANTIZATION=8bit does not go with DEVICE=split; allowed: none"
 
 
 def test_a_gpu_that_another_program_uses_lowers_no_precision(monkeypatch, tmp_path):

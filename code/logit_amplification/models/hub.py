@@ -26,6 +26,7 @@ from .local import (
     fetch_command,
     model_folder,
     read_json,
+    snapshot_folder,
 )
 
 # Seconds between attempts when a connection breaks: eight minutes, longer than a router restarts.
@@ -42,14 +43,18 @@ class Unreachable(BadInput):
 def fetch(model: str, revision: str) -> Path:
     """Return the folder of a model's snapshot; download what the cache lacks.
 
-    Finished files are never downloaded again. If the process is interrupted, the one file that it
-    was downloading begins anew the next time (huggingface_hub cannot resume it). If the connection
-    breaks, the download waits and goes on, for up to eight minutes. Raises BadInput when the hub
-    refuses or cannot be reached, or when the disk is too small.
+    Finished files are never downloaded again, and a commit that was verified before needs no hub.
+    If the process is interrupted, the one file that it was downloading begins anew the next time
+    (huggingface_hub cannot resume it). If the connection breaks, the download waits and goes on,
+    for up to eight minutes. Raises BadInput when the hub refuses or cannot be reached, or when the
+    disk is too small.
     """
     from huggingface_hub import constants, errors, snapshot_download
 
     revision = chosen_revision(model, revision)
+    folder = snapshot_folder(model, revision)
+    if folder and folder.name == revision and is_verified(model, folder):
+        return folder  # a commit does not change, so the hub need not be asked
     wanted = {
         "repo_id": model,
         "revision": revision,
@@ -151,8 +156,7 @@ def verify(model: str, folder: Path) -> list[str]:
     """
     from huggingface_hub import HfApi
 
-    passed = locations.cache_folder() / "verified" / f"{model_folder(model).name}-{folder.name}"
-    if read_json(passed) == _dates(folder):
+    if is_verified(model, folder):
         return []
     with worded_errors(model, folder.name):
         compared = HfApi().verify_repo_checksums(model, revision=folder.name)
@@ -162,9 +166,19 @@ def verify(model: str, folder: Path) -> list[str]:
         path.resolve().unlink()  # the blob that the snapshot links to
         path.unlink(missing_ok=True)
     if not wrong:
+        passed = _verified(model, folder)
         passed.parent.mkdir(parents=True, exist_ok=True)
         passed.write_text(json.dumps(_dates(folder)))
     return wrong
+
+
+def is_verified(model: str, folder: Path) -> bool:
+    """Whether a snapshot was complete and had the hub's hashes, and is as it was then."""
+    return read_json(_verified(model, folder)) == _dates(folder)
+
+
+def _verified(model: str, folder: Path) -> Path:
+    return locations.cache_folder() / "verified" / f"{model_folder(model).name}-{folder.name}"
 
 
 def _dates(folder: Path) -> dict[str, list[int]]:

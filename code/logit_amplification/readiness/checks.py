@@ -59,8 +59,8 @@ class Readiness(NamedTuple):
 
     @property
     def ready(self) -> bool:
-        """Whether the recommended settings will run: an option fits and no check fails."""
-        return bool(self.recommended) and all(check.level != "FAIL" for check in self.checks)
+        """Whether no check fails: an option fits, or the model's size cannot be estimated."""
+        return all(check.level != "FAIL" for check in self.checks)
 
 
 def check_machine(model: str | None = None, settings: Any = None) -> Readiness:
@@ -311,7 +311,10 @@ def _fit(
     if config is None or (plan.others and not options):
         types = " and ".join(sizes.ESTIMATED_TYPES)
         why = f"no config.json of a {types} model can be read, so the size is not known"
-        return Check("FAIL", name, f"not known: {why}")
+        return Check("WARN", name, f"not known: {why}")
+    if chosen is None and options:
+        told = f"QUANTIZATION={plan.quantization} does not go with DEVICE={plan.device}"
+        return Check("FAIL", name, f"{told}; allowed: {options[0].quantization}")
     if chosen is None:
         return Check("FAIL", name, f"DEVICE={plan.device}: this machine has none")
     if recommended is None:

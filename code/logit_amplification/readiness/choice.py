@@ -5,6 +5,8 @@ Standard library only.
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 from ..errors import BadInput
@@ -13,27 +15,37 @@ from .checks import Readiness, is_in_use
 from .plan import model_config
 from .precision import Option, precisions, tips
 
-NOTE = "# Chosen by check_mistral_readiness.py --save for this machine; change it as you like.\n"
+NOTE = "# Kept by check_mistral_readiness.py --save for this machine; change it as you like.\n"
 
 
 def save(found: Readiness, file: Path) -> str:
     """Write the recommended setting into a .env file and return a line that says so.
 
-    Nothing is written if QUANTIZATION is set already, there or in the environment. Raises BadInput
-    if an idle GPU would allow a better precision, because runs in another precision start from
-    zero, or if the file cannot be written.
+    A precision that the environment gives is written instead. Nothing is written if the file has
+    one. Raises BadInput if an idle GPU would allow a better precision, because runs in another
+    precision start from zero, or if the file cannot be written.
     """
     if found.plan.is_chosen:
-        return f"QUANTIZATION={found.plan.quantization} is set, and stays"
+        told = f"QUANTIZATION={found.plan.quantization}"
+        is_kept = "QUANTIZATION" not in os.environ or _has_one(file)
+        return f"{told} is set, and stays" if is_kept else _written(told, file)
     if not found.recommended:
-        return "Nothing is chosen: no precision fits"
+        return "Nothing is chosen, as the model's size is not known; set QUANTIZATION"
     idle = _on_an_idle_gpu(found)
     if idle and (idle.device, idle.quantization) != _named(found.recommended):
         raise BadInput(
             f"the GPU is in use: idle it would fit {tips(idle)}, now only "
             f"{tips(found.recommended)}; free it (nvidia-smi), or set QUANTIZATION yourself"
         )
-    told = tips(found.recommended)
+    return _written(tips(found.recommended), file)
+
+
+def _has_one(file: Path) -> bool:
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return re.search(r"^\s*QUANTIZATION\s*=\s*\S", text, flags=re.M) is not None
+
+
+def _written(told: str, file: Path) -> str:
     try:
         before = file.read_text(encoding="utf-8") if file.exists() else ""
         if before and not before.endswith("\n"):
