@@ -165,3 +165,10 @@ def test_env_example_says_what_is_allowed():
     text = " ".join((ROOT / ".env.example").read_text(encoding="utf-8").replace("#", " ").split())
     for name, field in Settings.model_fields.items():
         assert field.json_schema_extra["allowed"] in text, name
+
+
+def test_a_list_that_begins_with_a_minus_sign_needs_no_equals_sign():
+    assert load_settings(flags=["--alphas", "-1,0,1", "--seed", "3"]).alphas == (-1.0, 0.0, 1.0)
+    assert load_settings(flags=["--alphas", "-.5"]).alphas == (-0.5, 0.0)
+    with pytest.raises(BadInput, match="SEED = '-1'"):
+        load_settings(flags=["--seed", "-1"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -197,3 +198,13 @@ def test_a_secret_is_in_no_file_and_no_message(flags, tmp_path):
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path != env]
     assert len(left) > 9
     assert not [path for path in left if secret.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("script", ["logit_diff_mistral.py", "download_mistral_model.py"])
+def test_a_python_without_the_packages_is_told_in_a_line(script):
+    command = [sys.executable, "-S", "-s", "-E", str(ROOT / "code" / script)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert re.fullmatch(
+        r"error: this Python has no \w+; run make demo, then use .venv/bin/python\n", ended.stderr
+    )
