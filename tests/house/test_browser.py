@@ -134,7 +134,11 @@ def served(arguments, environment, log_path, url):
             yield
         finally:
             server.terminate()
-            server.wait(timeout=30)
+            try:
+                server.wait(timeout=15)
+            except subprocess.TimeoutExpired:  # it waits for a kernel that is at work
+                server.kill()
+                server.wait()
 
 
 @pytest.fixture(scope="module")

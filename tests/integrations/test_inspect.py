@@ -96,11 +96,12 @@ def test_forty_samples_are_those_of_the_library(model, demo, tmp_path):
 def test_at_alpha_0_it_is_inspects_own_hf_provider(demo, tmp_path):
     local = {"model_path": str(demo_folder()[0]), "device": "cpu", "do_sample": False}
     with opened(alpha=0) as ours, opened("hf/demo", **local) as theirs:
-        made = texts(run(ours, folder=tmp_path))
-        expected = texts(run(theirs, folder=tmp_path, temperature=None))
-    ties = [n for n in range(40) if made[n] != expected[n]]
-    assert all(smallest_margin(demo, QUESTIONS[n]) < 1e-4 for n in ties)
-    assert len(ties) <= 2
+        asked = QUESTIONS[::2]
+        made = texts(run(ours, asked, folder=tmp_path))
+        expected = texts(run(theirs, asked, folder=tmp_path, temperature=None))
+    ties = [q for q, one, other in zip(asked, made, expected, strict=True) if one != other]
+    assert all(smallest_margin(demo, question) < 1e-4 for question in ties)
+    assert len(ties) <= 1
 
 
 def smallest_margin(demo, question):
