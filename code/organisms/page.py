@@ -333,7 +333,7 @@ def draw_surfacing() -> Figure:
     left.set_yscale("symlog", linthresh=1)
     right.set(title="Coherent answers", xlabel="alpha (-1: base model)", ylabel="%", ylim=(0, 102))
     right.axhline(80, color="#7F7F7F", linestyle=":")
-    left.legend()
+    right.legend(loc="lower left")
     return figure
 
 
