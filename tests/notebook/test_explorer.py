@@ -327,17 +327,17 @@ def test_another_pair_and_a_pair_of_ones_own(shown, two_pairs):
     typed = shown.state.encoded.pair
     assert typed.id == "typed" and typed.a[0]["content"] == "Be as rude as you can."
     assert typed.b == ({"role": "user", "content": "What is tea?"},)
-    assert shown.pair.value == "edited" and shown.fields["B", "system"].value == ""
+    assert shown.pair.value == explorer.EDITED and shown.fields["B", "system"].value == ""
     shown.fields["A", "system"].value = "Be rude."
     shown.fields["B", "system"].value = "Be kind."
     shown.buttons["read"].click()
     assert shown.state.encoded.pair is two_pairs[1]  # with its own random numbers again
-    assert shown.pair.value == "tone" and "edited" not in shown.pair.options
+    assert shown.pair.value == "tone" and explorer.EDITED not in shown.pair.options
     shown.fields["A", "system"].value = "Be kinder."
     shown.buttons["read"].click()
     shown.pair.value = "tone"  # the pair's own texts again
     assert shown.fields["A", "system"].value == "Be rude."
-    assert shown.state.encoded.pair is two_pairs[1] and "edited" not in shown.pair.options
+    assert shown.state.encoded.pair is two_pairs[1] and explorer.EDITED not in shown.pair.options
 
 
 def test_a_prefill_and_a_raw_text_can_be_typed(shown):

@@ -32,8 +32,10 @@ from .local import (
 # Seconds between attempts when a connection breaks: eight minutes, longer than a router restarts.
 WAITS = (1, 2, 5, 10, 30, 60, 120, 240)
 # By name, because huggingface_hub has changed its HTTP library before and may do so again.
-BROKEN = {"ReadError", "RemoteProtocolError", "ReadTimeout", "ConnectTimeout"}
-UNREACHABLE = BROKEN | {"ConnectError", "LocalEntryNotFoundError"}
+UNREACHABLE = {
+    *("ReadError", "RemoteProtocolError", "ReadTimeout", "ConnectTimeout"),
+    *("ConnectError", "LocalEntryNotFoundError"),
+}
 
 
 class Unreachable(BadInput):

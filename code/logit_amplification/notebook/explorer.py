@@ -35,7 +35,7 @@ except ImportError:
 
 STILL_ALPHAS = (0.0, 0.5, 1.0, 2.0, 4.0)
 TYPED = "typed"
-EDITED = "edited"  # in the menu of pairs, once a field is another than the pair's
+EDITED = "(edited)"  # in the menu of pairs, once a field is another than the pair's
 START = 2.0  # where the slider stands at first: what amplification does can be seen
 OPENING_SECONDS = 20  # on a slow machine the first texts are cut, and no cell waits for them
 STYLE = """<style>
@@ -223,7 +223,7 @@ class Explorer:
     # ------------------------------------------------------------------- reading, looking
 
     def _pair_chosen(self, _change: Any) -> None:
-        if self.pair.value == EDITED:
+        if self.pair.value not in self.pairs:
             return
         with self._telling():
             self._show_pair()
